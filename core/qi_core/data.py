@@ -1,0 +1,214 @@
+"""What flows through a run: frozen records, never dicts.
+
+Shapes: B samples, N image tokens of all samples end to end, D values a token, L text tokens of all samples end to
+end, W width of a text token, (H, W) pixels. A *grid* is (frames, rows, columns) of tokens; a still picture has one
+frame. Pictures of different sizes stand in one batch as packed sequences: nothing is ever padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol, Self, TypeAlias, runtime_checkable
+
+from attrs import evolve, field, frozen
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Grid: TypeAlias = tuple[int, int, int]
+"""(frames, rows, columns) of tokens."""
+
+
+def grid_tokens(grid: Grid) -> int:
+    """Number of tokens in a grid."""
+    frames, rows, columns = grid
+    return frames * rows * columns
+
+
+@frozen(kw_only=True, eq=False)
+class Latents:
+    """The pictures of a batch in the space the denoiser works in, packed.
+
+    Tokens are row-major within a grid and samples stand end to end, so arithmetic on ``tokens`` is arithmetic on the
+    whole batch. What a token holds is the autoencoder's affair (the released VAE: 16 channels x 2 x 2 latent pixels).
+    """
+
+    tokens: Tensor
+    """(N, D), N = sum of frames*rows*columns over the samples."""
+    grids: tuple[Grid, ...]
+    """One a sample."""
+
+    def __len__(self) -> int:
+        return len(self.grids)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each sample."""
+        return tuple(grid_tokens(grid) for grid in self.grids)
+
+    def with_tokens(self, tokens: Tensor) -> Latents:
+        """The same grids with other values, (N, D)."""
+        return evolve(self, tokens=tokens)
+
+    def per_token(self, values: Tensor) -> Tensor:
+        """(B,) one value a sample -> (N, 1) one value a token."""
+        import torch
+
+        lengths = torch.tensor(self.lengths, device=values.device)
+        return torch.repeat_interleave(values, lengths, output_size=sum(self.lengths))[:, None]
+
+    def sample_mean(self, values: Tensor) -> Tensor:
+        """(N, D) -> (B,) mean over the tokens and channels of each sample (never over the batch's tokens)."""
+        import torch
+
+        return torch.stack([part.mean() for part in values.split(list(self.lengths))])
+
+    def split(self) -> list[Latents]:
+        """One record a sample."""
+        parts = self.tokens.split(list(self.lengths))
+        return [Latents(tokens=part, grids=(grid,)) for part, grid in zip(parts, self.grids, strict=True)]
+
+    def to(self, *args: torch.device | torch.dtype) -> Latents:
+        """On another device or in another dtype."""
+        tokens = self.tokens
+        for arg in args:
+            tokens = tokens.to(arg)
+        return evolve(self, tokens=tokens)
+
+    @staticmethod
+    def cat(parts: Sequence[Latents]) -> Latents:
+        """Batches end to end."""
+        import torch
+
+        return Latents(tokens=torch.cat([p.tokens for p in parts]), grids=tuple(g for p in parts for g in p.grids))
+
+
+@frozen(kw_only=True, eq=False)
+class Condition:
+    """What the denoiser is told about each sample, packed: text tokens, and clean reference pictures for editing."""
+
+    text: Tensor
+    """(L, W) text tokens of all samples end to end."""
+    lengths: tuple[int, ...]
+    """Text tokens of each sample."""
+    references: Latents | None = None
+    """All reference pictures of all samples, end to end (a sample's own in their order)."""
+    reference_counts: tuple[int, ...] = ()
+    """Reference pictures of each sample; empty means none anywhere."""
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Reference pictures of each sample, always one number a sample."""
+        return self.reference_counts or (0,) * len(self.lengths)
+
+    def split(self) -> list[Condition]:
+        """One record a sample."""
+        texts = self.text.split(list(self.lengths))
+        references = iter(self.references.split() if self.references is not None else ())
+        singles: list[Condition] = []
+        for text, count in zip(texts, self.counts, strict=True):
+            own = [next(references) for _ in range(count)]
+            singles.append(
+                Condition(
+                    text=text,
+                    lengths=(len(text),),
+                    references=Latents.cat(own) if own else None,
+                    reference_counts=(count,),
+                )
+            )
+        return singles
+
+    def to(self, *args: torch.device | torch.dtype) -> Condition:
+        """On another device or in another dtype."""
+        text = self.text
+        for arg in args:
+            text = text.to(arg)
+        return evolve(self, text=text, references=None if self.references is None else self.references.to(*args))
+
+    @staticmethod
+    def cat(parts: Sequence[Condition]) -> Condition:
+        """Batches end to end."""
+        import torch
+
+        references = [p.references for p in parts if p.references is not None]
+        return Condition(
+            text=torch.cat([p.text for p in parts]),
+            lengths=tuple(n for p in parts for n in p.lengths),
+            references=Latents.cat(references) if references else None,
+            reference_counts=tuple(n for p in parts for n in p.counts),
+        )
+
+
+@frozen(kw_only=True, eq=False)
+class Sample:
+    """One picture and what is said about it, before any encoder."""
+
+    key: str
+    """Names the sample in logs and reports; unique within its source."""
+    prompt: str
+    """The caption; for editing, the instruction."""
+    image: Tensor
+    """(3, H, W) uint8, RGB; H and W are multiples of what the source was told to keep to."""
+    references: tuple[Tensor, ...] = ()
+    """Pictures to edit, each (3, H, W) uint8 of its own size."""
+    text: str = ""
+    """The string drawn in the picture, where the source knows it."""
+
+
+@runtime_checkable
+class Batch(Protocol):
+    """What a source gives and the loop hands on: it can be counted and cut; the objective knows the rest."""
+
+    def __len__(self) -> int: ...
+
+    def split(self, parts: int) -> Sequence[Self]:
+        """At most ``parts`` micro-batches, in order, together the whole batch."""
+        ...
+
+
+@frozen(kw_only=True, eq=False)
+class Samples:
+    """A batch of samples, with the place of each in the global batch of its step.
+
+    Random numbers are drawn per slot (see ``Dice``), so cutting a batch into micro-batches or over ranks changes
+    nothing that is drawn.
+    """
+
+    items: tuple[Sample, ...]
+    slots: tuple[int, ...] = field()
+
+    @slots.default
+    def _all(self) -> tuple[int, ...]:
+        return tuple(range(len(self.items)))
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self.items)
+
+    def split(self, parts: int) -> list[Samples]:
+        size = -(-len(self.items) // parts)
+        return [
+            Samples(items=self.items[i : i + size], slots=self.slots[i : i + size])
+            for i in range(0, len(self.items), size)
+        ]
+
+
+@frozen(kw_only=True, eq=False)
+class Examples:
+    """A batch ready for flow matching: encoded pictures and conditions."""
+
+    latents: Latents
+    """The data x_0, in the denoiser's space."""
+    condition: Condition
+    slots: tuple[int, ...]
+    """Place of each sample in the global batch of its step."""
+    keys: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.slots)

@@ -1,0 +1,72 @@
+"""The denoiser: the network that is trained to give the velocity."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+
+from attrs import frozen
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from qi_core.data import Condition, Latents
+    from qi_core.place import Place
+
+Split: TypeAlias = Literal["rows", "columns", "heads", "replicated"]
+
+
+@frozen(kw_only=True)
+class Sharding:
+    """How the weights of a denoiser may be divided over tensor-parallel ranks.
+
+    ``rows``: the input features are divided (the outputs are summed). ``columns``: the output features are divided.
+    ``heads``: columns, but only in whole attention heads. ``replicated``: every rank holds it all.
+    """
+
+    weights: Mapping[str, Split]
+    """Parameter name (with ``*`` for any block) -> split. A parameter that no pattern names is replicated."""
+    heads: int
+    """Attention heads: the degree of parallelism must divide it."""
+    blocks: str
+    """Name of the module list of repeated blocks (what a strategy wraps, compiles or checkpoints one by one)."""
+
+
+class Denoiser(Protocol):
+    """What samplers and objectives call: the velocity field.
+
+    x_t = t x_0 + (1 - t) x_1, v = x_0 - x_1 (Qwen-Image report, eq. 1): t = 1 is data, t = 0 is noise.
+    """
+
+    def velocity(self, latents: Latents, t: Tensor, condition: Condition) -> Latents:
+        """v at (x_t, t).
+
+        ``latents``: x_t, packed (N, D). ``t``: (B,) float32 in [0, 1], one a sample. Returns packed (N, D).
+        """
+        ...
+
+
+class DenoiserModule(nn.Module, ABC):
+    """A denoiser that can be trained."""
+
+    @abstractmethod
+    def velocity(self, latents: Latents, t: Tensor, condition: Condition) -> Latents:
+        """See ``Denoiser.velocity``."""
+
+    @abstractmethod
+    def sharding(self) -> Sharding:
+        """How the weights may be divided."""
+
+    def forward(self, latents: Latents, t: Tensor, condition: Condition) -> Latents:
+        return self.velocity(latents, t, condition)
+
+
+class DenoiserComponent(Protocol):
+    """The settings of a denoiser."""
+
+    def build(self, place: Place, latent_width: int, text_width: int) -> DenoiserModule:
+        """The network, in float32 on ``place.device``, for these encoders.
+
+        Raises QiError where the settings don't fit the encoders' widths. Initial weights depend on ``place.seed``.
+        """
+        ...

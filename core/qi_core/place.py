@@ -1,0 +1,36 @@
+"""Where heavy state is built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from attrs import frozen
+
+if TYPE_CHECKING:
+    import torch
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+@frozen(kw_only=True, eq=False)
+class Place:
+    """What a component is told when it builds its heavy state."""
+
+    device: torch.device
+    dtype: torch.dtype
+    """In which frozen parts keep their weights and compute (trained weights are always float32)."""
+    seed: int
+    folder: Path
+    """The run's folder; it exists."""
+
+
+class Component(Protocol[T_co]):
+    """A frozen attrs class: its fields are the recipe's keys, ``build`` makes the working thing when the run starts.
+
+    Reading a recipe makes the component and must stay cheap: import torch inside methods, open files in ``build``.
+    """
+
+    def build(self, place: Place) -> T_co:
+        """Make the working thing. Raises QiError where the settings don't fit the world (a file that isn't there)."""
+        ...

@@ -1,0 +1,59 @@
+"""The recipe's sections that are no components: settings of the loop and of drawing pictures. No torch here."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from attrs import field, frozen, validators
+
+Shift: TypeAlias = Literal["none", "qwen-image"] | float
+"""How times are moved toward noise: not at all, as the released scheduler does by number of image tokens, or by a
+fixed factor on the odds of sigma."""
+
+
+@frozen(kw_only=True)
+class Guidance:
+    """Classifier-free guidance with two forward passes ("true CFG"), packed into one."""
+
+    scale: float = 4.0
+    """1 means no guidance: the negative prompt is not even encoded."""
+    rescale: bool = True
+    """Give the guided velocity of each token the norm of the positive one, as the released pipeline does."""
+    negative: str = " "
+    """The negative prompt. The released models were trained with a single space."""
+
+
+@frozen(kw_only=True)
+class Train:
+    """The loop."""
+
+    steps: int = field(default=1000, validator=validators.gt(0))
+    """Updates of the weights, in all."""
+    batch: int = field(default=32, validator=validators.gt(0))
+    """Samples an update, over all ranks and micro-batches."""
+    accumulate: int = field(default=1, validator=validators.gt(0))
+    """Micro-batches an update: the same gradients in less memory."""
+    clip: float = field(default=1.0, validator=validators.ge(0))
+    """Gradient norm above which gradients are scaled down; 0: never."""
+    ema: float = field(default=0.999, validator=[validators.ge(0), validators.lt(1)])
+    """Decay of the averaged weights that previews and exports use; 0: none are kept."""
+    seed: int = 0
+    """Decides weights, order of data, noise and times."""
+    save_every: int = field(default=500, validator=validators.ge(0))
+    """Steps between checkpoints; 0: only at the end."""
+    prefetch: int = field(default=2, validator=validators.ge(0))
+    """Batches made ahead by a thread; 0: made when needed."""
+
+
+@frozen(kw_only=True)
+class Preview:
+    """Pictures drawn while the run goes on, and the defaults of ``qi sample``."""
+
+    every: int = field(default=0, validator=validators.ge(0))
+    """Steps between two; 0: none."""
+    prompts: tuple[str, ...] = ()
+    """What to draw."""
+    height: int = 1024
+    """Pixels."""
+    width: int = 1024
+    """Pixels."""

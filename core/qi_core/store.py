@@ -1,0 +1,56 @@
+"""Stores: where checkpoints are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from attrs import frozen
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@frozen(kw_only=True, eq=False)
+class Checkpoint:
+    """Everything that a run needs to go on as if it had never stopped."""
+
+    step: int
+    """Steps done."""
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    """Groups (``model``, ``ema``, ``optimizer``) of tensors by name. The names are those of the unsharded model."""
+    state: Mapping[str, Any]
+    """The rest, JSON values: position in the data, counters, events."""
+    recipe: str
+    """The resolved recipe, TOML, every default filled in."""
+
+
+class Store(Protocol):
+    """A live store."""
+
+    def save(self, checkpoint: Checkpoint) -> Path:
+        """Write all of it or nothing: beside, flushed to disk, then renamed. Old ones beyond the limit are removed.
+
+        Raises QiError (disk full, no permission) with what was there before left whole.
+        """
+        ...
+
+    def latest(self) -> int | None:
+        """Step of the newest whole checkpoint, or None. Half-written ones are never taken."""
+        ...
+
+    def load(self, step: int | None = None) -> Checkpoint:
+        """A checkpoint (the newest). Tensors are read when they are asked for, one at a time.
+
+        Raises QiError naming the file if one is damaged.
+        """
+        ...
+
+
+class StoreComponent(Protocol):
+    """The settings of a store."""
+
+    def build(self, folder: Path) -> Store:
+        """``folder``: the run's folder."""
+        ...

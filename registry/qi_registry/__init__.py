@@ -1,0 +1,1 @@
+"""Which thing goes by which name: finds plugins, reads recipes, assembles runs."""
