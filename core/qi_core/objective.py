@@ -26,6 +26,10 @@ class Mean:
     count: Tensor
     """Scalar."""
 
+    def merged(self, other: Mean) -> Mean:
+        """The mean over both."""
+        return Mean(self.total + other.total, self.count + other.count)
+
 
 @frozen(kw_only=True, eq=False)
 class Loss:

@@ -1,0 +1,85 @@
+"""What is done between two steps: changes from outside, checkpoints, previews, evaluations."""
+
+from __future__ import annotations
+
+import time
+
+from qi_core import checkpoint
+from qi_core.errors import QiError
+from qi_core.run import Run
+from qi_core.tracker import Change, Evaluated, Picture, Saved
+
+
+def due(every: int, step: int, last: bool) -> bool:
+    """Whether something done every so many steps (0: never but at the end) comes up."""
+    return last or (every > 0 and step % every == 0)
+
+
+def changes(run: Run) -> None:
+    """Replay the ledger's changes for this step, then take what is asked for now."""
+    while run.replay and run.replay[0].step <= run.step:
+        _change(run, run.replay.pop(0))
+    for request in run.channel.requests():
+        change = Change(step=run.step, setting=request.setting)
+        try:
+            run.apply(run, change.setting)
+        except QiError as error:
+            request.answer(str(error), None)
+            continue
+        run.ledger.append(change)
+        request.answer("taken", run.step)
+        run.tell(change)
+
+
+def _change(run: Run, change: Change) -> None:
+    run.apply(run, change.setting)
+    run.tell(change)
+
+
+def save(run: Run, last: bool) -> None:
+    """A checkpoint, if it is due."""
+    if not due(run.train.save_every, run.step, last) or not run.strategy.main:
+        return
+    began = time.perf_counter()
+    path = run.store.save(checkpoint.take(run))
+    run.saved = run.step
+    run.tell(Saved(step=run.step, path=path, seconds=time.perf_counter() - began))
+
+
+def preview(run: Run, last: bool) -> None:
+    """A grid of pictures, if it is due."""
+    settings = run.preview
+    if not settings.every or not settings.prompts or not due(settings.every, run.step, last):
+        return
+    sizes = [(settings.height, settings.width)] * len(settings.prompts)
+    with run.painter() as painter:
+        images = painter.paint(settings.prompts, sizes)
+    pictures = tuple(
+        Picture(image=image, caption=prompt) for image, prompt in zip(images, settings.prompts, strict=True)
+    )
+    _publish(run, Evaluated(step=run.step, name="preview", pictures=pictures))
+
+
+def evaluate(run: Run, last: bool) -> None:
+    """Every evaluation that is due."""
+    for item in run.evaluations:
+        if due(item.every, run.step, last):
+            with run.painter() as painter:
+                found = item.evaluation.evaluate(painter, run.step)
+            _publish(run, found)
+
+
+def _publish(run: Run, found: Evaluated) -> None:
+    """Write the picture grid, remember the result, tell the trackers."""
+    from attrs import evolve
+
+    if found.pictures:
+        from qi_core.pictures import picture_grid, save_png
+
+        folder = run.folder / "pictures"
+        folder.mkdir(exist_ok=True)
+        path = folder / f"{found.name}-{found.step:07d}.png"
+        save_png(picture_grid(found.pictures), path)
+        found = evolve(found, path=path)
+    run.results[found.name] = found
+    run.tell(found)

@@ -1,0 +1,167 @@
+"""The one loop of every stage: a batch, its loss, an update; what happens between steps is in ``chores``."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+
+import torch
+
+from qi_core import chores
+from qi_core.dice import Dice
+from qi_core.errors import QiError
+from qi_core.feed import Feed
+from qi_core.objective import Mean
+from qi_core.run import Run
+from qi_core.tracker import Ended, Start, StepDone
+
+PATIENCE = 20
+"""Updates in a row with gradients that are not finite, before the run gives up."""
+
+
+def train(run: Run) -> Ended:
+    """Train until the recipe's last step or a signal. SIGINT and SIGTERM end the step at hand, save and return.
+
+    Raises QiError when nothing usable can be drawn, saved or learned.
+    """
+    began = time.perf_counter()
+    run.channel.open()
+    run.replay = run.ledger.read()
+    parameters = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
+    run.tell(
+        Start(folder=run.folder, step=run.step, steps=run.train.steps, parameters=parameters, notes=tuple(run.notes))
+    )
+    with Signals() as signals, Feed(run.source, run.train.batch, run.train.prefetch) as feed:
+        chores.changes(run)
+        bad = 0
+        while run.step < run.train.steps and not signals.name:
+            done = step(run, feed)
+            bad = 0 if math.isfinite(done.grad_norm) else bad + 1
+            run.tell(done)
+            if bad == PATIENCE:
+                raise QiError(f"step {run.step}: gradients not finite {bad} times in a row; lower the learning rate")
+            chores.changes(run)
+            last = run.step == run.train.steps
+            chores.evaluate(run, last)
+            chores.preview(run, last)
+            chores.save(run, last)
+        if run.saved != run.step:  # a signal ended the run between two saves
+            chores.save(run, last=True)
+        ended = Ended(
+            step=run.step,
+            reason=signals.name or "done",
+            seconds=time.perf_counter() - began,
+            skipped=run.source.report(),
+            summary=summary(run),
+        )
+    run.tell(ended)
+    return ended
+
+
+def step(run: Run, feed: Feed) -> StepDone:
+    """One update: data, encode, forward, backward, step."""
+    watch = Watch()
+    dice = Dice(run.train.seed, run.step)
+    with watch("data"):
+        ready = feed.next()
+        mine = run.strategy.split(ready.batch)
+    total = torch.zeros((), device=run.strategy.device)
+    parts: dict[str, Mean] = {}
+    for micro in mine.split(run.train.accumulate):
+        share = len(micro) / len(mine)
+        with run.strategy.autocast():
+            with watch("encode"), torch.no_grad():
+                prepared = run.objective.prepare(micro, run.encoders, dice)
+            with watch("forward"):
+                loss = run.objective.loss(run.model, prepared, dice)
+        with watch("backward"):
+            run.strategy.backward(loss.value * share)
+        total += loss.value.detach() * share
+        for name, mean in loss.parts.items():
+            parts[name] = parts[name].merged(mean) if name in parts else mean
+    with watch("step"):
+        norm = _update(run)
+    run.step += 1
+    run.position = ready.position
+    return StepDone(
+        step=run.step,
+        loss=total.item(),
+        lr=run.optimizer.rate(run.step - 1),
+        grad_norm=norm,
+        samples=len(ready.batch),
+        seconds=watch.seconds,
+        parts=_means(run, parts),
+    )
+
+
+def _update(run: Run) -> float:
+    """Clip, update, average. An update whose gradients are not finite is left out and counted."""
+    norm = run.strategy.clip(run.model.parameters(), run.train.clip)
+    if math.isfinite(norm):
+        run.optimizer.step(run.step)
+        if run.ema:
+            run.ema.update()
+    else:
+        run.skipped_updates += 1
+        run.model.zero_grad(set_to_none=True)
+    return norm
+
+
+def _means(run: Run, parts: dict[str, Mean]) -> dict[str, float]:
+    """Over micro-batches and ranks; a part that no sample fell into is left out."""
+    if not parts:
+        return {}
+    means = run.strategy.mean(torch.stack([torch.stack([m.total, m.count]) for m in parts.values()])).tolist()
+    return {name: mean for name, mean in zip(parts, means, strict=True) if not math.isnan(mean)}
+
+
+def summary(run: Run) -> tuple[str, ...]:
+    """What to print last: the figures of each last evaluation and where its pictures are."""
+    lines: list[str] = []
+    for found in run.results.values():
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in found.scalars.items())
+        lines.append(f"{found.name} (step {found.step}): {figures}" if figures else f"{found.name} (step {found.step})")
+        if found.path:
+            lines[-1] += f"  {found.path}"
+    if run.skipped_updates:
+        lines.append(f"{run.skipped_updates} updates were left out: their gradients were not finite")
+    return tuple(lines)
+
+
+class Watch:
+    """Where the time of a step went."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+
+
+class Signals:
+    """SIGINT and SIGTERM are remembered, so that the step at hand ends; a second SIGINT ends it at once."""
+
+    def __init__(self) -> None:
+        self.name = ""
+
+    def __enter__(self) -> Signals:
+        self._before = {s: signal.signal(s, self._remember) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        if self.name == "SIGINT" == signal.Signals(number).name:
+            raise KeyboardInterrupt
+        self.name = signal.Signals(number).name

@@ -1,0 +1,101 @@
+"""A run: the parts that a recipe names, assembled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import define, field
+
+from qi_core.live import Channel, Ledger
+from qi_core.tracker import Change, Ended, Evaluated, Saved, Start, StepDone
+
+if TYPE_CHECKING:
+    from qi_core.denoiser import DenoiserModule
+    from qi_core.encoder import Encoders
+    from qi_core.evaluation import Evaluation
+    from qi_core.generate import Painter
+    from qi_core.objective import Objective
+    from qi_core.optimizer import Ema, Optimizer
+    from qi_core.parallel import Strategy
+    from qi_core.sampler import Sampler
+    from qi_core.settings import Guidance, Preview, Train
+    from qi_core.source import Source
+    from qi_core.store import Store
+    from qi_core.tracker import Tracker
+
+
+@define(kw_only=True, eq=False)
+class Evaluating:
+    """An evaluation and when it is due."""
+
+    name: str
+    every: int
+    evaluation: Evaluation
+
+
+@define(kw_only=True, eq=False)
+class Run:
+    """All parts of a run. The loop works on this and knows nothing else."""
+
+    folder: Path
+    recipe: str
+    """Resolved, TOML, as it was at step 0; changes since then are in the ledger."""
+    train: Train
+    guidance: Guidance
+    preview: Preview
+    encoders: Encoders
+    model: DenoiserModule
+    objective: Objective[Any]
+    sampler: Sampler
+    source: Source[Any]
+    optimizer: Optimizer
+    strategy: Strategy
+    store: Store
+    ema: Ema | None
+    trackers: list[Tracker]
+    evaluations: list[Evaluating]
+    apply: Callable[[Run, str], None]
+    """Checks a setting as a recipe is checked and applies it. Raises QiError if it may not be."""
+
+    step: int = 0
+    """Updates done."""
+    saved: int = -1
+    """Step of the last checkpoint of this process."""
+    position: dict[str, Any] = field(factory=dict)
+    """Where the source stands after the last batch that was trained on."""
+    skipped_updates: int = 0
+    """Updates left out because gradients were not finite."""
+    results: dict[str, Evaluated] = field(factory=dict)
+    """The last of each evaluation."""
+    notes: list[str] = field(factory=list)
+    channel: Channel = field(init=False)
+    ledger: Ledger = field(init=False)
+    replay: list[Change] = field(init=False, factory=list)
+    """Changes in the ledger that have not come up yet."""
+
+    def __attrs_post_init__(self) -> None:
+        self.channel = Channel(self.folder)
+        self.ledger = Ledger(self.folder)
+
+    def tell(self, event: Start | StepDone | Evaluated | Change | Saved | Ended) -> None:
+        """Tell every tracker."""
+        for tracker in self.trackers:
+            tracker.tell(event)
+
+    @contextmanager
+    def painter(self) -> Iterator[Painter]:
+        """Draws from the averaged weights (the live ones where no average is kept)."""
+        from qi_core.generate import Painter
+
+        with self.ema.applied() if self.ema else nullcontext():
+            yield Painter(
+                model=self.model,
+                encoders=self.encoders,
+                sampler=self.sampler,
+                guidance=self.guidance,
+                strategy=self.strategy,
+                seed=self.train.seed,
+            )

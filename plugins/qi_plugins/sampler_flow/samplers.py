@@ -1,0 +1,78 @@
+"""Euler and Heun.
+
+Times are per sample, because the released shift depends on a picture's number of tokens; states are float32 always.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attrs import field, frozen, validators
+
+from qi_core import Shift
+
+if TYPE_CHECKING:
+    import torch
+
+    from qi_core import Condition, Denoiser, Latents
+
+
+@frozen(kw_only=True)
+class Euler:
+    """First order, one velocity a step: what the released pipeline does."""
+
+    steps: int = field(default=50, validator=validators.gt(0))
+    """Steps from noise to data; each calls the denoiser once."""
+    shift: Shift = "qwen-image"
+    """How times are moved toward noise; "qwen-image" is the released scheduler, "none" is uniform."""
+
+    def sample(
+        self,
+        denoiser: Denoiser,
+        noise: Latents,
+        condition: Condition,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Latents:
+        """See ``qi_core.Sampler``. Draws nothing."""
+        from qi_core import flow
+
+        times = flow.time_grid(self.steps, noise.lengths, self.shift).to(noise.tokens.device)
+        x = noise
+        for t, t_next in zip(times[:-1], times[1:], strict=True):
+            v = denoiser.velocity(x, t, condition)
+            x = x.with_tokens(x.tokens + x.per_token(t_next - t) * v.tokens.float())
+        return x
+
+
+@frozen(kw_only=True)
+class Heun:
+    """Second order, two velocities a step (Karras et al. 2022, arXiv 2206.00364, algorithm 1, without churn)."""
+
+    steps: int = field(default=25, validator=validators.gt(0))
+    """Steps from noise to data; each calls the denoiser twice, the last one once."""
+    shift: Shift = "qwen-image"
+    """How times are moved toward noise; "qwen-image" is the released scheduler, "none" is uniform."""
+
+    def sample(
+        self,
+        denoiser: Denoiser,
+        noise: Latents,
+        condition: Condition,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Latents:
+        """See ``qi_core.Sampler``. Draws nothing."""
+        from qi_core import flow
+
+        times = flow.time_grid(self.steps, noise.lengths, self.shift).to(noise.tokens.device)
+        x = noise
+        for i in range(self.steps):
+            t, t_next = times[i], times[i + 1]
+            dt = x.per_token(t_next - t)
+            v = denoiser.velocity(x, t, condition).tokens.float()
+            guess = x.with_tokens(x.tokens + dt * v)
+            if i < self.steps - 1:  # at t = 1 the data is reached: the field there is not asked for
+                v = (v + denoiser.velocity(guess, t_next, condition).tokens.float()) / 2
+            x = x.with_tokens(x.tokens + dt * v)
+        return x
