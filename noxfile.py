@@ -1,0 +1,67 @@
+"""All checks. `nox` runs the default ones; `nox -s gpu bench` the others.
+
+`tests` runs against the built wheel in an environment of its own, so that a file missing from the wheel is found; the
+rest run in the environment that nox itself is in.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nox
+
+nox.options.sessions = ["lint", "types", "layers", "recipes", "tests"]
+nox.options.reuse_venv = "yes"
+
+
+@nox.session(venv_backend="none")
+def lint(session: nox.Session) -> None:
+    """Style."""
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session(venv_backend="none")
+def types(session: nox.Session) -> None:
+    """mypy strict everywhere, pyright strict on what plugin authors see."""
+    session.run("mypy")
+    session.run("pyright")
+
+
+@nox.session(venv_backend="none")
+def layers(session: nox.Session) -> None:
+    """registry -> core <- plugins."""
+    session.run("lint-imports")
+
+
+@nox.session(venv_backend="none")
+def recipes(session: nox.Session) -> None:
+    """Every shipped recipe is sound."""
+    session.run("pytest", "tests/recipes", "-m", "not slow", "-q")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The whole suite against the built wheel; arguments go to pytest."""
+    folder = session.create_tmp()
+    for old in Path(folder).glob("*.whl"):
+        old.unlink()
+    session.run("pip", "wheel", "-q", "--no-deps", "-w", folder, ".", silent=True)
+    wheel = str(next(Path(folder).glob("qi-*.whl")))
+    session.install("-q", "-c", "constraints.txt", f"{wheel}[test]")
+    session.install("-q", "--no-deps", "--force-reinstall", wheel)
+    session.run("pytest", "-q", *(session.posargs or ["-n", "2"]))
+
+
+@nox.session(venv_backend="none")
+def gpu(session: nox.Session) -> None:
+    """Parity on CUDA and the speed of a training step; needs a card."""
+    session.run("pytest", "-q", "-m", "gpu", *session.posargs)
+    session.run("python", "benchmarks/gpu.py")
+
+
+@nox.session(venv_backend="none")
+def bench(session: nox.Session) -> None:
+    """Every benchmark that a CPU can run, one after another."""
+    for name in ("startup", "loop", "vae", "mmdit"):
+        session.run("python", f"benchmarks/{name}.py")
