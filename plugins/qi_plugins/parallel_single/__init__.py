@@ -1,0 +1,19 @@
+"""The strategy "single": one device, the CPU or one GPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qi_core.hooks import hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qi_core import ParallelComponent
+
+
+@hookimpl
+def qi_parallels() -> Mapping[str, type[ParallelComponent]]:
+    from qi_plugins.parallel_single.component import Single
+
+    return {"single": Single}

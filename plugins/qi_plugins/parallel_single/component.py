@@ -1,0 +1,38 @@
+"""Settings of the strategy "single"."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attrs import Attribute, field, frozen, validators
+
+if TYPE_CHECKING:
+    from qi_core import Strategy
+
+
+def _not_fp16(instance: object, attribute: Attribute[str], value: str) -> None:
+    if value in ("fp16", "float16", "half"):
+        raise ValueError(
+            f"'{attribute.name}' {value!r} is refused: activations of this model leave the range of fp16, which gives "
+            "NaN or black images (ComfyUI#10751); use 'bf16'"
+        )
+
+
+@frozen(kw_only=True)
+class Single:
+    """One process, one device. Trained weights are float32 whatever the precision of the products."""
+
+    device: str = field(default="auto", validator=validators.matches_re(r"auto|cpu|cuda(:\d+)?"))
+    """``cpu``, ``cuda``, ``cuda:1``, ...; ``auto`` takes the first GPU, or else the CPU."""
+    precision: str = field(default="auto", validator=[_not_fp16, validators.in_(("auto", "fp32", "bf16"))])
+    """``fp32``, ``bf16`` (autocast: matrix products in bfloat16), or ``auto``: bf16 on a GPU that has it, else fp32."""
+    compile: bool = False
+    """Compile the repeated blocks with torch.compile: slower to start, quicker to run."""
+    threads: int = field(default=0, validator=validators.ge(0))
+    """CPU threads of one operation; 0 leaves torch's choice."""
+
+    def build(self) -> Strategy:
+        """Choose the device. Raises QiError where the hardware lacks what was asked for."""
+        from qi_plugins.parallel_single.strategy import LiveSingle
+
+        return LiveSingle(self)

@@ -1,0 +1,27 @@
+"""Settings of the store "folder"."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attrs import field, frozen, validators
+
+if TYPE_CHECKING:
+    from qi_core import Store
+
+
+@frozen(kw_only=True)
+class Folder:
+    """Checkpoints in ``checkpoints/step-00000100/`` of the run's folder: safetensors and JSON, never pickle."""
+
+    keep: int = field(default=3, validator=validators.ge(0))
+    """So many of the newest are kept; 0: all."""
+    shard_bytes: int = field(default=5_000_000_000, validator=validators.gt(0))
+    """Tensors of one group go into files of at most so many bytes (a bigger tensor gets a file of its own)."""
+
+    def build(self, folder: Path) -> Store:
+        """The store of one run."""
+        from qi_plugins.store_folder.store import FolderStore
+
+        return FolderStore(folder / "checkpoints", keep=self.keep, shard_bytes=self.shard_bytes)
