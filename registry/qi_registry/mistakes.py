@@ -1,0 +1,111 @@
+"""Mistakes of a recipe: what they say and on which line they stand."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+Path = tuple[str | int, ...]
+"""Where in a recipe: ``("tracker", 0, "every")``."""
+
+
+class Mistake(NamedTuple):
+    """One, not yet located in a text."""
+
+    path: Path
+    what: str
+
+
+class Layer(NamedTuple):
+    """One text that a recipe is made of: the file it extends, the file, each ``--set``."""
+
+    where: str
+    text: str
+    table: dict[str, Any]
+    lines: bool
+    """Whether to tell lines (a ``--set`` has none)."""
+
+    def tell(self, mistake: Mistake, prefix: Path) -> str:
+        """``file:line: section.key: what``, where ``prefix`` of the mistake's path is what stands in this layer."""
+        line = line_of(self.text, prefix) if self.lines and prefix else 0
+        where = f"{self.where}:{line}" if line else self.where
+        return f"{where}: {dotted(mistake.path)}: {mistake.what}" if mistake.path else f"{where}: {mistake.what}"
+
+
+def locate(mistakes: Iterable[Mistake], layers: Sequence[Layer]) -> list[str]:
+    """Each mistake with its place, in the order of the texts: the last layer that holds the key, else its section."""
+    told: list[tuple[int, int, str]] = []
+    for mistake in mistakes:
+        layer, prefix = next(_holders(mistake.path, layers))
+        line = line_of(layer.text, prefix) if prefix else 0
+        told.append((layers.index(layer), line, layer.tell(mistake, prefix)))
+    return [text for _, _, text in sorted(told, key=lambda item: item[:2])]
+
+
+def _holders(path: Path, layers: Sequence[Layer]) -> Iterator[tuple[Layer, Path]]:
+    for length in range(len(path), 0, -1):
+        for layer in reversed(layers):
+            if holds(layer.table, path[:length]):
+                yield layer, path[:length]
+    # Nobody wrote it: a section that is missing, or a default. The file is where to write it.
+    yield next((layer for layer in reversed(layers) if layer.lines), layers[-1]), ()
+
+
+def holds(table: Any, path: Path) -> bool:
+    """Whether there is something at ``path``."""
+    for step in path:
+        if isinstance(table, dict):
+            inside = step in table
+        else:
+            inside = isinstance(table, list) and isinstance(step, int) and step < len(table)
+        if not inside:
+            return False
+        table = table[step]
+    return True
+
+
+def line_of(text: str, path: Path) -> int:
+    """The line, counted from 1, on which the key begins.
+
+    tomllib tells no positions. But the shortest readable head of the text that holds the key ends where the key's
+    value ends, and it begins after the readable head before that one.
+    """
+    lines = text.splitlines()
+    begin = 1
+    for end in range(1, len(lines) + 1):
+        try:
+            head = tomllib.loads("\n".join(lines[:end]))
+        except tomllib.TOMLDecodeError:
+            continue
+        if holds(head, path):
+            return begin
+        begin = end + 1
+    return 0
+
+
+def dotted(path: Path) -> str:
+    """``tracker[0].every``; tables are counted from 0 as everywhere in Python."""
+    text = ""
+    for step in path:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+    return text
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``; did you mean 'heun'?``, or nothing where no known name is near."""
+    from difflib import get_close_matches
+
+    lowered = {candidate.lower(): candidate for candidate in known}
+    near = get_close_matches(name.lower(), lowered, n=1, cutoff=0.6)
+    return f"; did you mean {lowered[near[0]]!r}?" if near else ""
+
+
+def show(value: object) -> str:
+    """A value as a recipe spells it, shortened."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "a table"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,111 @@
+"""A recipe: the parts of a run by name, with their settings. What TOML becomes, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from qi_core.errors import QiError
+from qi_core.settings import Guidance, Preview, Train
+from qi_registry.kinds import KINDS
+from qi_registry.registry import Registry, installed
+
+if TYPE_CHECKING:
+    from qi_core.denoiser import DenoiserComponent
+    from qi_core.encoder import Autoencoder, Conditioner
+    from qi_core.evaluation import EvaluationComponent
+    from qi_core.objective import Objective
+    from qi_core.optimizer import OptimizerComponent
+    from qi_core.parallel import ParallelComponent
+    from qi_core.place import Component
+    from qi_core.sampler import Sampler
+    from qi_core.source import SourceComponent
+    from qi_core.store import StoreComponent
+    from qi_core.tracker import TrackerComponent
+
+SETTINGS: dict[str, type[Any]] = {"train": Train, "guidance": Guidance, "preview": Preview}
+"""The sections that are no components."""
+WORDS = {
+    "name": "What the run is called; the file's name if it isn't said.",
+    "folder": "Where the run is kept; runs/<name> if it isn't said.",
+    "init": "A run's folder whose weights to start from; none: start from chance.",
+}
+"""The keys at the head of a recipe, each text."""
+
+
+@attrs.frozen(kw_only=True)
+class Recipe:
+    """Everything that decides a run, checked; nothing heavy is built yet."""
+
+    name: str
+    folder: str = ""
+    init: str = ""
+    autoencoder: Component[Autoencoder]
+    conditioner: Component[Conditioner]
+    denoiser: DenoiserComponent
+    objective: Objective[Any]
+    source: SourceComponent[Any]
+    sampler: Sampler
+    optimizer: OptimizerComponent
+    parallel: ParallelComponent
+    store: StoreComponent
+    tracker: tuple[TrackerComponent, ...] = ()
+    evaluation: tuple[EvaluationComponent, ...] = ()
+    train: Train = attrs.field(factory=Train)
+    guidance: Guidance = attrs.field(factory=Guidance)
+    preview: Preview = attrs.field(factory=Preview)
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return Path(self.folder) if self.folder else Path("runs") / self.name
+
+
+def to_table(recipe: Recipe, registry: Registry | None = None) -> dict[str, Any]:
+    """The recipe as TOML's tables, every default filled in. Raises QiError for a component that no plugin offers."""
+    names = registry or installed()
+    table: dict[str, Any] = {}
+    for field in attrs.fields(Recipe):
+        value = getattr(recipe, field.name)
+        if field.name in KINDS and KINDS[field.name].many:
+            table[field.name] = [_component(item, names) for item in value]
+        elif field.name in KINDS:
+            table[field.name] = _component(value, names)
+        else:
+            table[field.name] = _plain(value, names)
+    return table
+
+
+def to_toml(recipe: Recipe, registry: Registry | None = None) -> str:
+    """The resolved recipe: reading this text gives an equal recipe, whatever the defaults become later."""
+    import tomli_w
+
+    return tomli_w.dumps(to_table(recipe, registry))
+
+
+def _component(component: Any, names: Registry) -> dict[str, Any]:
+    return {"name": names.name_of(component), **_fields(component, names)}
+
+
+def _fields(record: Any, names: Registry) -> dict[str, Any]:
+    """A record's keys. TOML has no null: a key that is None is left out, which must be what leaving it out means."""
+    table: dict[str, Any] = {}
+    for field in attrs.fields(type(record)):
+        value = getattr(record, field.name)
+        if value is not None and field.init:
+            table[field.name] = _plain(value, names)
+        elif field.init and field.default is not None:
+            raise QiError(f"{type(record).__name__}.{field.name} is None, which TOML cannot say; give it a value")
+    return table
+
+
+def _plain(value: Any, names: Registry) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple | list):
+        return [_plain(item, names) for item in value]
+    if attrs.has(type(value)):
+        return _component(value, names) if names.offers(type(value)) else _fields(value, names)
+    return value
