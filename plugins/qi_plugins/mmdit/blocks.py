@@ -1,0 +1,200 @@
+"""The parts of the network, with the released weights' names.
+
+Shapes: B samples, K rows of modulation (B, or 2B with clean rows for references), L text tokens, N image tokens, M
+target tokens, D width, H heads, E channels of a head, C features of a text token.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qi_plugins.mmdit.architecture import Architecture
+from qi_plugins.mmdit.attention import attention
+from qi_plugins.mmdit.layout import Layout
+from qi_plugins.mmdit.rope import rotate
+
+EPS = 1e-6
+SINUSOID = 256
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight, the mean square in float32."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), EPS)
+
+
+class GELU(nn.Module):
+    """Linear, then GELU in its tanh form (not the sigmoid form that some ports use)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(width, hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(self.proj(x), approximate="tanh")
+
+
+class MLP(nn.Module):
+    """Linear, GELU, linear. The identity holds the place of a dropout in the names."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(GELU(width, hidden), nn.Identity(), nn.Linear(hidden, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.net(x)
+        return out
+
+
+class TimestepEmbedder(nn.Module):
+    """Sinusoid -> D."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(SINUSOID, width)
+        self.linear_2 = nn.Linear(width, width)
+
+    def forward(self, sigma_K: Tensor) -> Tensor:
+        half = SINUSOID // 2
+        # float32 throughout, and in this order: angles reach 1000, where rounding shows.
+        steps = torch.arange(half, dtype=torch.float32, device=sigma_K.device)
+        frequencies = torch.exp(-math.log(10000) * steps / half)
+        angles = 1000 * (sigma_K.float()[:, None] * frequencies)
+        sinusoid = torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.linear_1.weight.dtype)
+        out: Tensor = self.linear_2(F.silu(self.linear_1(sinusoid)))
+        return out
+
+
+class TimeEmbed(nn.Module):
+    """What modulates every block: the time, and in the Layered model the kind of picture (0: RGB)."""
+
+    def __init__(self, width: int, *, additional: bool) -> None:
+        super().__init__()
+        self.timestep_embedder = TimestepEmbedder(width)
+        self.addition_t_embedding = nn.Embedding(2, width) if additional else None
+
+    def forward(self, sigma_K: Tensor) -> Tensor:
+        out: Tensor = self.timestep_embedder(sigma_K)
+        if self.addition_t_embedding is not None:
+            kind = torch.zeros(len(sigma_K), dtype=torch.long, device=sigma_K.device)
+            out = out + self.addition_t_embedding(kind).to(out.dtype)
+        return out
+
+
+class JointAttention(nn.Module):
+    """Projections of both streams; they meet in one attention."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q, self.to_k, self.to_v = (nn.Linear(width, width) for _ in range(3))
+        self.add_q_proj, self.add_k_proj, self.add_v_proj = (nn.Linear(width, width) for _ in range(3))
+        self.to_out = nn.ModuleList([nn.Linear(width, width)])
+        self.to_add_out = nn.Linear(width, width)
+        self.norm_q, self.norm_k = RMSNorm(width // heads), RMSNorm(width // heads)
+        self.norm_added_q, self.norm_added_k = RMSNorm(width // heads), RMSNorm(width // heads)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.view(len(x), self.heads, -1)
+
+    def forward(self, img_ND: Tensor, txt_LD: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+        """Both streams -> both streams."""
+        txt_q, img_q = self._heads(self.add_q_proj(txt_LD)), self._heads(self.to_q(img_ND))
+        q = torch.cat([self.norm_added_q(txt_q), self.norm_q(img_q)])
+        k, v = self._keys(img_ND, txt_LD)
+        out = attention(rotate(q, layout.turns), rotate(k, layout.turns), v, layout.joint)
+        txt, img = out[: len(txt_LD)], out[len(txt_LD) :]
+        return self.to_out[0](img), self.to_add_out(txt)
+
+    def last(self, img_ND: Tensor, txt_LD: Tensor, layout: Layout) -> Tensor:
+        """Both streams -> the targets, which are all that is used after the last block."""
+        asking_MD = img_ND if layout.targets is None else img_ND.index_select(0, layout.targets)
+        q = self.norm_q(self._heads(self.to_q(asking_MD)))
+        k, v = self._keys(img_ND, txt_LD)
+        out: Tensor = self.to_out[0](
+            attention(rotate(q, layout.target_turns), rotate(k, layout.turns), v, layout.final)
+        )
+        return out
+
+    def _keys(self, img_ND: Tensor, txt_LD: Tensor) -> tuple[Tensor, Tensor]:
+        txt_k, img_k = self._heads(self.add_k_proj(txt_LD)), self._heads(self.to_k(img_ND))
+        k = torch.cat([self.norm_added_k(txt_k), self.norm_k(img_k)])
+        return k, self._heads(torch.cat([self.add_v_proj(txt_LD), self.to_v(img_ND)]))
+
+
+def spread(modulation_KD: Tensor, rows: Tensor | None) -> Tensor:
+    """One row a sample -> one row a token (or one row for all, which broadcasts)."""
+    return modulation_KD if rows is None else modulation_KD.index_select(0, rows)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """LN(x) (1 + scale) + shift."""
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=EPS), 1 + scale)
+
+
+class Block(nn.Module):
+    """One double-stream block. In the last one the text's output is used by nobody: its work is skipped and the weights
+    that it alone needs are frozen (kept for the checkpoint's sake, 0.65 % of the released model)."""
+
+    def __init__(self, arch: Architecture, *, last: bool) -> None:
+        super().__init__()
+        width, hidden = arch.width, arch.width * arch.mlp_ratio
+        self.is_last = last
+        self.zero_cond_t = arch.zero_cond_t
+        self.img_mod = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        self.txt_mod = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        self.attn = JointAttention(width, arch.heads)
+        self.img_mlp = MLP(width, hidden)
+        self.txt_mlp = MLP(width, hidden)
+        if last:
+            for dead in (self.attn.to_add_out, self.attn.add_q_proj, self.attn.norm_added_q, self.txt_mlp):
+                dead.requires_grad_(False)
+
+    def forward(self, img_ND: Tensor, txt_LD: Tensor, temb_KD: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+        """``temb_KD``: time embeddings; with zero_cond_t the second half of its rows is that of clean pictures."""
+        samples = len(temb_KD) // 2 if self.zero_cond_t else len(temb_KD)
+        img_rows = layout.image_times if self.zero_cond_t else layout.image_rows
+        img_mod, txt_mod = self.img_mod(temb_KD), self.txt_mod(temb_KD[:samples])
+        if self.is_last:
+            return self._last(img_ND, txt_LD, spread(img_mod, img_rows), txt_mod, layout), txt_LD
+        i_shift1, i_scale1, i_gate1, i_shift2, i_scale2, i_gate2 = spread(img_mod, img_rows).chunk(6, dim=-1)
+        t_shift1, t_scale1, t_gate1, t_shift2, t_scale2, t_gate2 = spread(txt_mod, layout.text_rows).chunk(6, dim=-1)
+        img, txt = self.attn(modulate(img_ND, i_shift1, i_scale1), modulate(txt_LD, t_shift1, t_scale1), layout)
+        img_ND = torch.addcmul(img_ND, i_gate1, img)
+        txt_LD = torch.addcmul(txt_LD, t_gate1, txt)
+        img_ND = torch.addcmul(img_ND, i_gate2, self.img_mlp(modulate(img_ND, i_shift2, i_scale2)))
+        txt_LD = torch.addcmul(txt_LD, t_gate2, self.txt_mlp(modulate(txt_LD, t_shift2, t_scale2)))
+        return img_ND, txt_LD
+
+    def _last(self, img_ND: Tensor, txt_LD: Tensor, img_mod: Tensor, txt_mod: Tensor, layout: Layout) -> Tensor:
+        shift1, scale1, *_ = img_mod.chunk(6, dim=-1)
+        width = txt_LD.shape[-1]
+        t_shift1, t_scale1 = spread(txt_mod[:, : 2 * width], layout.text_rows).chunk(2, dim=-1)
+        out = self.attn.last(modulate(img_ND, shift1, scale1), modulate(txt_LD, t_shift1, t_scale1), layout)
+        if layout.targets is not None:
+            img_ND = img_ND.index_select(0, layout.targets)
+            img_mod = img_mod if len(img_mod) == 1 else img_mod.index_select(0, layout.targets)
+        _, _, gate1, shift2, scale2, gate2 = img_mod.chunk(6, dim=-1)
+        img_MD = torch.addcmul(img_ND, gate1, out)
+        return torch.addcmul(img_MD, gate2, self.img_mlp(modulate(img_MD, shift2, scale2)))
+
+
+class NormOut(nn.Module):
+    """The last modulated norm. Here the released weights say (scale, shift), in the blocks (shift, scale, gate)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, 2 * width)
+
+    def forward(self, img_MD: Tensor, temb_BD: Tensor, rows: Tensor | None) -> Tensor:
+        scale, shift = spread(self.linear(F.silu(temb_BD)), rows).chunk(2, dim=-1)
+        return modulate(img_MD, shift, scale)
