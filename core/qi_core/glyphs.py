@@ -1,0 +1,143 @@
+"""Strings as pictures of known layout, and the way back: reading such a picture by its own glyphs. No torch here.
+
+Every character of a string stands in a slot of fixed width at a whole pixel, so a glyph is the same bitmap wherever
+it stands. That is quick to draw, easy to learn, and can be read back exactly by comparing with every glyph.
+
+Shapes: H, W pixels, P the width of a slot, C characters that can be drawn, S slots.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from attrs import evolve, field, frozen, validators
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from qi_core import typeface
+from qi_core.errors import QiError
+
+Bytes: TypeAlias = NDArray[np.uint8]
+Floats: TypeAlias = NDArray[np.float32]
+
+
+@frozen(kw_only=True)
+class Typeset:
+    """How strings stand in a picture. Equal settings draw equal pixels (with one version of FreeType)."""
+
+    characters: str
+    """All that can be drawn, each once."""
+    height: int
+    width: int
+    shortest: int = field(default=1, validator=validators.gt(0))
+    longest: int = field(default=4, validator=validators.gt(0))
+    """Characters in a string."""
+    font: str = typeface.SHIPPED
+    pitch: int = 0
+    """Width of a slot in pixels; 0: as wide as the longest string allows."""
+    size: int = 0
+    """Pixels an em; 0: the largest at which every character fits its slot."""
+    align: Literal["centre", "left"] = "centre"
+    jitter: int = 0
+    """A string may stand off its place by so many pixels, to each side; room is left for it."""
+
+    def fitted(self) -> Typeset:
+        """With ``pitch`` and ``size`` worked out. Raises QiError where the strings don't fit the picture."""
+        height, width = self.height - 2 * self.jitter, self.width - 2 * self.jitter
+        pitch = self.pitch or width // self.longest
+        where = f"{self.longest} characters on {self.width}x{self.height} pixels"
+        if pitch * self.longest > width:
+            raise QiError(f"{where}: slots of {pitch} pixels don't fit; make the picture wider or the strings shorter")
+        largest = _largest(self.font, self.characters, pitch, height)
+        if largest == 0:
+            raise QiError(f"{where}: not even {SMALLEST} pixels an em fit; make the picture larger")
+        if self.size > largest:
+            raise QiError(f"{where}: font size {self.size} doesn't fit; wanted at most {largest}")
+        return evolve(self, pitch=pitch, size=self.size or largest)
+
+    def left(self, count: int) -> int:
+        """Where the first slot of a string of so many characters begins."""
+        return (self.width - count * self.pitch) // 2 if self.align == "centre" else self.jitter
+
+    def glyphs(self) -> Bytes:
+        """(C, H, P): ink of each character in its slot, 0 to 255."""
+        return _glyphs(self.font, self.characters, self.size, self.pitch, self.height)
+
+    def mask(self, text: str, dx: int = 0, dy: int = 0) -> Bytes:
+        """(H, W): the ink of a string, 0 to 255, moved by (dx, dy) pixels."""
+        where = _places(self.characters)
+        strange = [character for character in text if character not in where]
+        if strange or not self.shortest <= len(text) <= self.longest:
+            raise QiError(
+                f"text {text!r}: wanted {self.shortest} to {self.longest} of the characters {self.characters[:40]!r}"
+            )
+        mask = np.zeros((self.height, self.width), dtype=np.uint8)
+        glyphs, left = self.glyphs(), self.left(len(text))
+        for slot, character in enumerate(text):
+            start = left + slot * self.pitch
+            mask[:, start : start + self.pitch] = glyphs[where[character]]
+        return moved(mask, dx, dy)
+
+
+@runtime_checkable
+class Legible(Protocol):
+    """A source whose pictures can be read back."""
+
+    def typesets(self) -> tuple[Typeset, ...]:
+        """Every way in which its strings are drawn. Raises QiError where they cannot be read back."""
+        ...
+
+
+SMALLEST = 5
+"""Pixels an em below which nobody can read."""
+
+
+def moved(image: Bytes, dx: int, dy: int) -> Bytes:
+    """(H, W) moved right and down; what comes in is empty."""
+    if dx == 0 and dy == 0:
+        return image
+    height, width = image.shape
+    out = np.zeros_like(image)
+    out[max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)] = image[
+        max(-dy, 0) : height - max(dy, 0), max(-dx, 0) : width - max(dx, 0)
+    ]
+    return out
+
+
+@lru_cache(maxsize=64)
+def _places(characters: str) -> dict[str, int]:
+    return {character: index for index, character in enumerate(characters)}
+
+
+@lru_cache(maxsize=64)
+def _largest(font: str, characters: str, pitch: int, height: int) -> int:
+    """The largest size at which the ink of every character fits the slot, on one base line; 0: none does."""
+    for size in range(2 * max(pitch, height), SMALLEST - 1, -1):
+        loaded = typeface.load(font, size)
+        top = bottom = 0
+        for character in characters:
+            ink = loaded.getbbox(character, anchor="ls")
+            top, bottom = min(top, ink[1]), max(bottom, ink[3])
+            if ink[2] - ink[0] > pitch or bottom - top > height:
+                break
+        else:
+            return size
+    return 0
+
+
+@lru_cache(maxsize=64)
+def _glyphs(font: str, characters: str, size: int, pitch: int, height: int) -> Bytes:
+    loaded = typeface.load(font, size)
+    inks = [loaded.getbbox(character, anchor="ls") for character in characters]
+    top, bottom = min(ink[1] for ink in inks), max(ink[3] for ink in inks)
+    base = (height - (bottom - top)) // 2 - top
+    glyphs = np.zeros((len(characters), height, pitch), dtype=np.uint8)
+    for index, (character, ink) in enumerate(zip(characters, inks, strict=True)):
+        slot = Image.new("L", (pitch, height))
+        left = (pitch - (ink[2] - ink[0])) // 2 - ink[0]
+        ImageDraw.Draw(slot).text((left, base), character, font=loaded, fill=255, anchor="ls")
+        glyphs[index] = np.asarray(slot)
+    glyphs.setflags(write=False)
+    return glyphs

@@ -1,0 +1,125 @@
+"""The settings of ``rendered-text``."""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from attrs import Attribute, field, frozen, validators
+
+from qi_core import Samples
+from qi_core.colours import NAMED, contrast
+from qi_core.typeface import SHIPPED
+
+if TYPE_CHECKING:
+    from qi_core import Place
+    from qi_plugins.source_text.live import TextSource
+
+PLACEHOLDERS = {"text", "foreground", "background"}
+
+
+def _named(instance: RenderedText, attribute: Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
+    unknown = [name for name in value if name not in NAMED]
+    if unknown or not value:
+        raise ValueError(f"{attribute.name}: found {', '.join(unknown) or 'none'}; wanted some of {', '.join(NAMED)}")
+
+
+def _ordered(instance: RenderedText, attribute: Attribute[tuple[int, int]], value: tuple[int, int]) -> None:
+    if not 1 <= value[0] <= value[1]:
+        raise ValueError(f"{attribute.name}: found {list(value)}; wanted [fewest, most] with 1 <= fewest <= most")
+
+
+def _quoting(instance: RenderedText, attribute: Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
+    for template in value:
+        try:
+            unknown = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None} - PLACEHOLDERS
+        except ValueError as error:
+            raise ValueError(f"{attribute.name}: {template!r}: {error}") from error
+        if unknown or ('"{text}"' not in template and "“{text}”" not in template):
+            raise ValueError(
+                f"{attribute.name}: found {template!r}; wanted {{text}} in double quotes, "
+                "and besides it only {foreground} and {background}"
+            )
+
+
+def _possible(instance: RenderedText, attribute: Attribute[Any], value: object) -> None:
+    """Checks of several fields together; it stands on the last field, so all others are set."""
+    if instance.split == "held-out" and instance.held_out == 0:
+        raise ValueError("split: found 'held-out' while held_out = 0 holds nothing out; raise held_out")
+    if instance.split == "train" and instance.held_out == 1:
+        raise ValueError("held_out: found 1, which leaves nothing to train on; lower it")
+    if instance.layout == "paragraph" and instance.text is None:
+        raise ValueError("layout: found 'paragraph' without 'text'; name a file of lines to draw")
+    if not instance.pairs():
+        raise ValueError(
+            f"contrast: no foreground is seen on a background with a contrast of {instance.contrast:g}; "
+            "lower it or name other colours"
+        )
+
+
+@frozen(kw_only=True)
+class RenderedText:
+    """Strings drawn with a font on a plain ground, captioned with what they say: the report's pure rendering.
+
+    The n-th sample depends on the settings, the seed and n alone. Strings are random ones, or the lines of a file. A
+    line with a character that no font has is dropped whole and counted, and so is one that holds a double quote (the
+    caption could not quote it) or does not fit.
+    """
+
+    gives: ClassVar[type] = Samples
+
+    height: int = field(default=16, validator=validators.gt(0))
+    """Pixels."""
+    width: int = field(default=64, validator=validators.gt(0))
+    """Pixels."""
+    alphabet: Literal["latin", "chinese", "both"] = "latin"
+    """Of which characters random strings are made. "both": each string is of one or the other."""
+    letters: str = field(default=string.ascii_uppercase, validator=validators.min_len(1))
+    """The Latin alphabet's characters."""
+    charset: int = field(default=256, validator=[validators.ge(1), validators.le(512)])
+    """So many of the most frequent Chinese characters."""
+    lengths: tuple[int, int] = field(default=(2, 4), validator=_ordered)
+    """Fewest and most characters in a word. Each length is equally frequent."""
+    text: Path | None = None
+    """A UTF-8 file of lines to draw in place of random strings. Empty lines are skipped."""
+    layout: Literal["word", "paragraph"] = "word"
+    """"word": one line, each character in a slot of its own. "paragraph": wrapped, as large as the picture allows."""
+    foreground: tuple[str, ...] = field(default=("white",), validator=_named)
+    """Colours of the glyphs."""
+    background: tuple[str, ...] = field(default=("black",), validator=_named)
+    """Colours of the ground."""
+    contrast: float = field(default=3.0, validator=[validators.ge(1), validators.le(21)])
+    """Pairs of colours with less contrast are never drawn (WCAG's ratio, 1 to 21; 3 is its least for large text)."""
+    fonts: tuple[str, ...] = field(default=(SHIPPED,), validator=validators.min_len(1))
+    """Names or paths; "system" stands for every font found on this machine."""
+    size: int = field(default=0, validator=validators.ge(0))
+    """Pixels an em; 0: the largest that fits."""
+    pitch: int = field(default=0, validator=validators.ge(0))
+    """Pixels from one character to the next in a word; 0: the width divided by the longest word."""
+    align: Literal["centre", "left"] = "centre"
+    """Where a word stands."""
+    jitter: int = field(default=0, validator=validators.ge(0))
+    """A word stands off its place by up to so many pixels to each side."""
+    templates: tuple[str, ...] = field(default=(), validator=_quoting)
+    """Captions, with {text} in double quotes ("..." or “...”), {foreground} and {background}. Colours are named in
+    Chinese where the template is Chinese. Empty: one in English for Latin strings, one in Chinese for Chinese ones."""
+    held_out: float = field(default=0.1, validator=[validators.ge(0), validators.le(1)])
+    """This part of all strings is never drawn for training. A hash of the string decides, so the same strings are
+    unseen in every run."""
+    split: Literal["train", "held-out"] = field(default="train", validator=_possible)
+    """Which part to draw from."""
+
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """(foreground, background) with enough contrast."""
+        return tuple(
+            (fore, back)
+            for fore in self.foreground
+            for back in self.background
+            if fore != back and contrast(NAMED[fore], NAMED[back]) >= self.contrast
+        )
+
+    def build(self, place: Place, multiple: int) -> TextSource:
+        from qi_plugins.source_text.live import build
+
+        return build(self, place.seed, multiple)

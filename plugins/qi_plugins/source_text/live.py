@@ -1,0 +1,219 @@
+"""The live source: string, font, colours, caption and place of the n-th sample, all from (settings, seed, n)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from attrs import define, field
+
+from qi_core import QiError, Sample, Samples, typeface
+from qi_core.colours import CHINESE, NAMED
+from qi_core.glyphs import Bytes, Typeset
+from qi_plugins.source_text.component import RenderedText
+from qi_plugins.source_text.strings import (
+    Lines,
+    RandomStrings,
+    Strings,
+    frequent,
+    is_chinese,
+    is_held_out,
+    pick,
+    read_lines,
+    usable,
+)
+from qi_plugins.source_text.writers import Paragraphs, Words, Writer
+
+WORD = ('the word "{text}" in {foreground} on {background}',)
+PARAGRAPH = ('the text "{text}" in {foreground} on {background}',)
+CHINESE_TEXT = ("{background}底{foreground}字“{text}”",)
+FRUITLESS = 1000
+"""Samples skipped in a row before the source gives up."""
+
+
+@define(kw_only=True, eq=False)
+class TextSource:
+    """A live ``rendered-text``."""
+
+    settings: RenderedText
+    seed: int
+    strings: Strings
+    writer: Writer
+    skipped: Counter[str]
+    _n: int = 0
+    _pairs: tuple[tuple[str, str], ...] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._pairs = self.settings.pairs()
+
+    def draw(self, count: int) -> Samples:
+        """See ``Source.draw``."""
+        return Samples(items=tuple(self._next() for _ in range(count)))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"n": self._n}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._n = int(state["n"])
+
+    def report(self) -> dict[str, int]:
+        return dict(self.skipped)
+
+    def typesets(self) -> tuple[Typeset, ...]:
+        """See ``Legible.typesets``."""
+        return self.writer.typesets()
+
+    def _next(self) -> Sample:
+        for _ in range(FRUITLESS):
+            sample = self._sample(self._n)
+            self._n += 1
+            if sample is not None:
+                return sample
+            self.skipped["does not fit the picture"] += 1
+        raise QiError(
+            f"rendered-text: {FRUITLESS} lines in a row do not fit {self.settings.width}x{self.settings.height} "
+            "pixels; make the picture larger or the lines shorter"
+        )
+
+    def _sample(self, n: int) -> Sample | None:
+        """The n-th sample; None where its string does not fit the picture."""
+        dice = Random(f"{self.seed}/{self.settings.split}/{n}")
+        text = self.strings.choose(n, dice)
+        mask = self.writer.write(text, dice)
+        if mask is None:
+            return None
+        foreground, background = self._pairs[pick(dice, len(self._pairs))]
+        templates = self._templates(text)
+        template = templates[pick(dice, len(templates))]
+        return Sample(
+            key=f"{self.settings.split}-{n}",
+            prompt=caption(template, text, foreground, background),
+            image=torch.from_numpy(coloured(mask, foreground, background)),
+            text=text,
+        )
+
+    def _templates(self, text: str) -> Sequence[str]:
+        if self.settings.templates:
+            return self.settings.templates
+        if is_chinese(text):
+            return CHINESE_TEXT
+        return WORD if self.settings.layout == "word" else PARAGRAPH
+
+
+def coloured(mask: Bytes, foreground: str, background: str) -> Bytes:
+    """(H, W) ink -> (3, H, W)."""
+    return np.take(_palette(foreground, background), mask, axis=1)
+
+
+def caption(template: str, text: str, foreground: str, background: str) -> str:
+    """A template filled in, colours named in its own language."""
+    if is_chinese(template):
+        foreground, background = CHINESE[foreground], CHINESE[background]
+    return template.format(text=text, foreground=foreground, background=background)
+
+
+def build(settings: RenderedText, seed: int, multiple: int) -> TextSource:
+    """The live source. Raises QiError where fonts, file or sizes don't fit the settings."""
+    if settings.height % multiple or settings.width % multiple:
+        raise QiError(
+            f"rendered-text: pictures of {settings.width}x{settings.height} pixels; wanted sides that are multiples "
+            f"of {multiple} (the autoencoder's scale)"
+        )
+    skipped: Counter[str] = Counter()
+    fonts = _fonts(settings)
+    if settings.text is None:
+        return _of_random(settings, seed, fonts, skipped)
+    return _of_lines(settings, seed, fonts, skipped)
+
+
+def _of_random(settings: RenderedText, seed: int, fonts: Sequence[str], skipped: Counter[str]) -> TextSource:
+    latin, chinese = "".join(dict.fromkeys(settings.letters)), frequent()[: settings.charset]
+    alphabets = {"latin": (latin,), "chinese": (chinese,), "both": (latin, chinese)}[settings.alphabet]
+    faces: list[tuple[str, str]] = []
+    for alphabet in alphabets:
+        able = [font for font in fonts if typeface.covers(font, alphabet)]
+        if not able:
+            raise QiError(
+                f"rendered-text: {fonts[0]} has no glyph for {typeface.missing(fonts[0], alphabet)[:20]!r}, and no "
+                "other font named has them all; name another font or change 'letters', 'charset' or 'alphabet'"
+            )
+        if len(able) < len(fonts):
+            skipped["fonts without all the characters"] += len(fonts) - len(able)
+        faces += [(font, alphabet) for font in able]
+    strings = RandomStrings(
+        alphabets=alphabets, lengths=settings.lengths, held_out=settings.held_out, split=settings.split
+    )
+    return TextSource(settings=settings, seed=seed, strings=strings, writer=_words(settings, faces), skipped=skipped)
+
+
+def _of_lines(settings: RenderedText, seed: int, fonts: Sequence[str], skipped: Counter[str]) -> TextSource:
+    assert settings.text is not None
+    lines = usable(read_lines(settings.text), map(typeface.characters, fonts), skipped)
+    if settings.layout == "word":
+        fitting = [line for line in lines if settings.lengths[0] <= len(line) <= settings.lengths[1]]
+        skipped["is shorter or longer than 'lengths'"] += len(lines) - len(fitting)
+        lines = fitting
+    wanted = settings.split == "held-out"
+    own = tuple(line for line in lines if is_held_out(line, settings.held_out) == wanted)
+    if not own:
+        raise QiError(
+            f"{settings.text}: {len(lines)} usable lines, none of them in split '{settings.split}' "
+            f"(skipped: {dict(+skipped) or 'none'}); wanted at least one"
+        )
+    writer: Writer
+    if settings.layout == "paragraph":
+        writer = Paragraphs(height=settings.height, width=settings.width, fonts=tuple(fonts), largest=settings.size)
+    else:
+        seen = "".join(dict.fromkeys("".join(lines)))
+        coverages = [(font, "".join(c for c in seen if c == " " or typeface.covers(font, c))) for font in fonts]
+        writer = _words(settings, [(font, characters) for font, characters in coverages if characters.strip()])
+    return TextSource(
+        settings=settings, seed=seed, strings=Lines(lines=own, seed=seed), writer=writer, skipped=+skipped
+    )
+
+
+def _words(settings: RenderedText, faces: Sequence[tuple[str, str]]) -> Words:
+    """``faces``: font and the characters it draws."""
+    return Words(
+        faces=tuple(
+            Typeset(
+                font=font,
+                characters=characters,
+                height=settings.height,
+                width=settings.width,
+                shortest=settings.lengths[0],
+                longest=settings.lengths[1],
+                pitch=settings.pitch,
+                size=settings.size,
+                align=settings.align,
+                jitter=settings.jitter,
+            ).fitted()
+            for font, characters in faces
+        )
+    )
+
+
+def _fonts(settings: RenderedText) -> tuple[str, ...]:
+    """The fonts named, "system" spelt out."""
+    named: dict[str, None] = {}
+    for font in settings.fonts:
+        if font == "system":
+            named.update(dict.fromkeys(str(path) for path in typeface.found().values()))
+        else:
+            named[str(typeface.locate(font)) if font != typeface.SHIPPED else font] = None
+    if not named:
+        raise QiError(f"rendered-text: fonts {list(settings.fonts)}: none found; name {typeface.SHIPPED!r} or a file")
+    return tuple(named)
+
+
+@lru_cache(maxsize=1024)
+def _palette(foreground: str, background: str) -> Bytes:
+    """(3, 256): the colour of a pixel by its ink."""
+    ink = np.linspace(0.0, 1.0, 256)
+    fore, back = (np.array(NAMED[name], dtype=np.float64)[:, None] for name in (foreground, background))
+    return np.round(back + (fore - back) * ink).astype(np.uint8)

@@ -1,0 +1,69 @@
+"""String -> ink, (H, W) from 0 to 255."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Protocol
+
+from attrs import field, frozen
+
+from qi_core import QiError
+from qi_core.glyphs import Bytes, Typeset
+from qi_core.paragraph import fit
+from qi_core.typeface import characters
+from qi_plugins.source_text.strings import pick
+
+
+class Writer(Protocol):
+    """Draws strings."""
+
+    def write(self, text: str, dice: Random) -> Bytes | None:
+        """(H, W); None where the string does not fit. The font and the like are chosen by ``dice``."""
+        ...
+
+    def typesets(self) -> tuple[Typeset, ...]:
+        """See ``Legible.typesets``."""
+        ...
+
+
+@frozen(kw_only=True)
+class Words:
+    """One line, each character in a slot."""
+
+    faces: tuple[Typeset, ...]
+    _able: tuple[frozenset[str], ...] = field(init=False)
+
+    @_able.default
+    def _sets(self) -> tuple[frozenset[str], ...]:
+        return tuple(frozenset(face.characters) for face in self.faces)
+
+    def write(self, text: str, dice: Random) -> Bytes | None:
+        faces = [face for face, able in zip(self.faces, self._able, strict=True) if able.issuperset(text)]
+        face = faces[pick(dice, len(faces))]
+        if face.jitter == 0:
+            return face.mask(text)
+        dx, dy = (pick(dice, 2 * face.jitter + 1) - face.jitter for _ in range(2))
+        return face.mask(text, dx, dy)
+
+    def typesets(self) -> tuple[Typeset, ...]:
+        return self.faces
+
+
+@frozen(kw_only=True)
+class Paragraphs:
+    """Wrapped lines, as large as the picture allows."""
+
+    height: int
+    width: int
+    fonts: tuple[str, ...]
+    largest: int
+    """Pixels an em; 0: no limit."""
+
+    def write(self, text: str, dice: Random) -> Bytes | None:
+        fonts = [font for font in self.fonts if characters(font).issuperset(text.replace(" ", ""))]
+        font = fonts[pick(dice, len(fonts))]
+        paragraph = fit(text, font, height=self.height, width=self.width, largest=self.largest or self.height)
+        return None if paragraph is None else paragraph.mask()
+
+    def typesets(self) -> tuple[Typeset, ...]:
+        raise QiError("rendered-text: paragraphs cannot be read back glyph by glyph; use layout = 'word' for that")
