@@ -1,0 +1,74 @@
+"""The recipe's keys of the conditioner. No torch here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from attrs import field, frozen, validators
+
+from qi_core.errors import QiError
+
+if TYPE_CHECKING:
+    from qi_core.place import Place
+    from qi_plugins.cond_qwen25vl.conditioner import QwenConditioner
+
+
+@frozen(kw_only=True)
+class Qwen25VL:
+    """Qwen2.5-VL with the templates of the released Qwen-Image models, frozen.
+
+    A sample without reference pictures is told by the text-to-image template, one with pictures by an edit template,
+    so one run can mix both. The language model is read when the run starts; the vision tower only when the first
+    reference picture comes.
+    """
+
+    path: Path | None = None
+    """Folder of a released model in diffusers' layout: holds text_encoder/, tokenizer/ and, for editing, processor/."""
+    text_encoder: Path | None = None
+    """Folder of the weights, if not <path>/text_encoder."""
+    tokenizer: Path | None = None
+    """Folder of the tokenizer, if not <path>/tokenizer."""
+    processor: Path | None = None
+    """Folder of the picture processor's settings, if not <path>/processor. Needed for reference pictures only."""
+    edit_template: Literal["edit-plus", "edit"] = "edit-plus"
+    """How samples with references are told. edit-plus: any number of pictures at about 384x384 (Qwen-Image-Edit-2509
+    and later); edit: one picture at about 1024x1024 (the first Qwen-Image-Edit)."""
+    max_length: int = field(default=1024, validator=validators.gt(0))
+    """Tokens that a text-to-image prompt may have after the template's prefix. Edit prompts have no limit, as in the
+    released pipelines."""
+    too_long: Literal["cut", "refuse"] = "cut"
+    """What to do with a longer prompt: cut its end (logged, and counted in ``truncated``), or stop with an error."""
+    batch: int = field(default=8, validator=validators.gt(0))
+    """Prompts encoded at once; they are sorted by length first, so that little is padded."""
+    cache_mib: int = field(default=1024, validator=validators.ge(0))
+    """Memory of the CPU that keeps encoded prompts, least recently used leaving first; 0: keep none."""
+
+    def build(self, place: Place) -> QwenConditioner:
+        """Read the tokenizer and the language model."""
+        try:
+            import transformers  # noqa: F401
+        except ImportError as error:
+            raise QiError(
+                "conditioner qwen2.5-vl: the package transformers is not installed; it holds the text encoder's model; "
+                "pip install qi[qwen]"
+            ) from error
+        from qi_plugins.cond_qwen25vl.conditioner import QwenConditioner
+
+        return QwenConditioner(self, place)
+
+    def folder(self, part: Literal["text_encoder", "tokenizer", "processor"]) -> Path:
+        """Where a part of the checkpoint lies. Raises QiError if that is no folder."""
+        own: Path | None = getattr(self, part)
+        if own is None and self.path is None:
+            raise QiError(
+                f"conditioner qwen2.5-vl: neither path nor {part} is set; a folder of a released model was wanted; "
+                f"set conditioner.path or conditioner.{part}"
+            )
+        folder = (own if own is not None else Path(str(self.path)) / part).expanduser()
+        if not folder.is_dir():
+            raise QiError(
+                f"conditioner.{'path' if own is None else part}: there is no folder {folder}; a local checkpoint in "
+                "diffusers' layout was wanted; correct the path or download the model first"
+            )
+        return folder
