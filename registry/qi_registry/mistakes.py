@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
-Path = tuple[str | int, ...]
+Where = tuple[str | int, ...]
 """Where in a recipe: ``("tracker", 0, "every")``."""
 
 
 class Mistake(NamedTuple):
     """One, not yet located in a text."""
 
-    path: Path
+    path: Where
     what: str
 
 
@@ -26,7 +27,7 @@ class Layer(NamedTuple):
     lines: bool
     """Whether to tell lines (a ``--set`` has none)."""
 
-    def tell(self, mistake: Mistake, prefix: Path) -> str:
+    def tell(self, mistake: Mistake, prefix: Where) -> str:
         """``file:line: section.key: what``, where ``prefix`` of the mistake's path is what stands in this layer."""
         line = line_of(self.text, prefix) if self.lines and prefix else 0
         where = f"{self.where}:{line}" if line else self.where
@@ -43,7 +44,7 @@ def locate(mistakes: Iterable[Mistake], layers: Sequence[Layer]) -> list[str]:
     return [text for _, _, text in sorted(told, key=lambda item: item[:2])]
 
 
-def _holders(path: Path, layers: Sequence[Layer]) -> Iterator[tuple[Layer, Path]]:
+def _holders(path: Where, layers: Sequence[Layer]) -> Iterator[tuple[Layer, Where]]:
     for length in range(len(path), 0, -1):
         for layer in reversed(layers):
             if holds(layer.table, path[:length]):
@@ -52,20 +53,18 @@ def _holders(path: Path, layers: Sequence[Layer]) -> Iterator[tuple[Layer, Path]
     yield next((layer for layer in reversed(layers) if layer.lines), layers[-1]), ()
 
 
-def holds(table: Any, path: Path) -> bool:
+def holds(table: Any, path: Where) -> bool:
     """Whether there is something at ``path``."""
+    here: Any = table
     for step in path:
-        if isinstance(table, dict):
-            inside = step in table
-        else:
-            inside = isinstance(table, list) and isinstance(step, int) and step < len(table)
-        if not inside:
+        try:
+            here = here[step]
+        except (KeyError, IndexError, TypeError):
             return False
-        table = table[step]
     return True
 
 
-def line_of(text: str, path: Path) -> int:
+def line_of(text: str, path: Where) -> int:
     """The line, counted from 1, on which the key begins.
 
     tomllib tells no positions. But the shortest readable head of the text that holds the key ends where the key's
@@ -84,7 +83,7 @@ def line_of(text: str, path: Path) -> int:
     return 0
 
 
-def dotted(path: Path) -> str:
+def dotted(path: Where) -> str:
     """``tracker[0].every``; tables are counted from 0 as everywhere in Python."""
     text = ""
     for step in path:
@@ -107,5 +106,5 @@ def show(value: object) -> str:
         return str(value).lower()
     if isinstance(value, dict):
         return "a table"
-    text = repr(value)
+    text = repr(list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value)
     return text if len(text) <= 60 else f"{text[:57]}..."

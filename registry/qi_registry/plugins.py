@@ -112,9 +112,10 @@ class Plugins:
             return []
 
 
-def load() -> Plugins:
-    """The plugins of this environment."""
-    return Plugins(entry_points(group=GROUP))
+def load(only: str | None = None) -> Plugins:
+    """The plugins of this environment, or those of one distribution."""
+    points = entry_points(group=GROUP)
+    return Plugins(point for point in points if only in (None, _distribution(point)))
 
 
 def _distribution(point: EntryPoint) -> str:

@@ -74,7 +74,7 @@ def to_table(recipe: Recipe, registry: Registry | None = None) -> dict[str, Any]
         elif field.name in KINDS:
             table[field.name] = _component(value, names)
         else:
-            table[field.name] = _plain(value, names)
+            table[field.name] = plain(value, names)
     return table
 
 
@@ -95,17 +95,18 @@ def _fields(record: Any, names: Registry) -> dict[str, Any]:
     for field in attrs.fields(type(record)):
         value = getattr(record, field.name)
         if value is not None and field.init:
-            table[field.name] = _plain(value, names)
+            table[field.name] = plain(value, names)
         elif field.init and field.default is not None:
             raise QiError(f"{type(record).__name__}.{field.name} is None, which TOML cannot say; give it a value")
     return table
 
 
-def _plain(value: Any, names: Registry) -> Any:
+def plain(value: Any, names: Registry) -> Any:
+    """A value of a recipe as TOML (and JSON) has it: paths are text, tuples lists, records tables."""
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, tuple | list):
-        return [_plain(item, names) for item in value]
+        return [plain(item, names) for item in value]
     if attrs.has(type(value)):
         return _component(value, names) if names.offers(type(value)) else _fields(value, names)
     return value

@@ -9,7 +9,7 @@ from qi_core.errors import QiError
 from qi_registry import plugins
 from qi_registry.kinds import KINDS, Kind
 from qi_registry.mistakes import did_you_mean
-from qi_registry.plugins import Offer, Plugins
+from qi_registry.plugins import Offer, Plugin, Plugins
 
 
 class Entry(NamedTuple):
@@ -18,7 +18,7 @@ class Entry(NamedTuple):
     kind: Kind
     name: str
     component: type[Any]
-    owner: str
+    plugin: Plugin
 
 
 class Registry:
@@ -117,7 +117,7 @@ def _checked(kind: Kind, offer: Offer) -> Entry:
         raise QiError(f"{told}: {component.__name__} is not {kind.a}: it has no {', '.join(lacking)}")
     if "name" in fields:
         raise QiError(f"{told}: a field is called 'name', the key that picks the component; rename it")
-    return Entry(kind, offer.name, component, offer.plugin.owner)
+    return Entry(kind, offer.name, component, offer.plugin)
 
 
 def _frozen(component: type[Any]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, cast, get_args, get_origin
 
@@ -14,15 +14,13 @@ from cattrs import (
     ClassValidationError,
     Converter,
     ForbiddenExtraKeysError,
-    IterableValidationError,
     IterableValidationNote,
 )
 from cattrs.gen import make_dict_structure_fn
 
 from qi_core.errors import QiError
-from qi_registry import mistakes
 from qi_registry.kinds import Kind, kind_of
-from qi_registry.mistakes import Mistake, did_you_mean, show
+from qi_registry.mistakes import Mistake, Where, did_you_mean, show
 from qi_registry.registry import Registry
 from qi_registry.wording import says
 
@@ -52,7 +50,7 @@ class Structurer:
         ):
             self._converter.register_structure_hook_factory(fits, factory)
 
-    def section(self, value: Any, wanted: Any, path: mistakes.Path) -> tuple[Any, list[Mistake]]:
+    def section(self, value: Any, wanted: Any, path: Where) -> tuple[Any, list[Mistake]]:
         """``value`` as a ``wanted`` (a kind or a type), or every mistake in it."""
         try:
             if isinstance(wanted, Kind):
@@ -64,8 +62,8 @@ class Structurer:
 
     def component(self, value: Any, kind: Kind) -> Any:
         """A component, from its name alone or from a table with its name and settings."""
-        table: dict[str, Any] = {NAME: value} if isinstance(value, str) else value
-        if not isinstance(table, dict) or not isinstance(table.get(NAME), str):
+        table: dict[str, Any] = value if isinstance(value, dict) else {NAME: value}
+        if not isinstance(table.get(NAME), str):
             found = "a table without a name" if isinstance(value, dict) and NAME not in value else show(value)
             known = ", ".join(self._registry.names(kind)) or "none"
             raise Wrong(f"found {found}; wanted the name of {kind.a}, or a table with its name (known: {known})")
@@ -96,7 +94,7 @@ class Structurer:
                 bad = {_place(error) for error in noted} | {key for error in noted for key in _extra_keys(error)}
                 rest = {key: item for key, item in value.items() if key not in bad}
                 errors = noted + _out_of_range(make, rest, cls)
-                raise ClassValidationError(failed.message, errors or failed.exceptions, cls) from None
+                raise _group(errors or failed.exceptions, cls) from None
 
         return structure
 
@@ -120,7 +118,7 @@ class Structurer:
                     error.add_note(IterableValidationNote(f"item {index}", index, wanted))
                     errors.append(error)
             if errors:
-                raise IterableValidationError("a list", errors, tuple)
+                raise _group(errors, tuple)
             return tuple(made)
 
         return structure
@@ -225,8 +223,12 @@ def _extra_keys(error: BaseException) -> set[str]:
     return error.extra_fields if isinstance(error, ForbiddenExtraKeysError) else set()
 
 
+def _group(errors: Sequence[Exception], cls: type[Any]) -> BaseValidationError:
+    return ClassValidationError("several", errors, cls)  # pyright: ignore[reportCallIssue] - ExceptionGroup's __new__
+
+
 def _place(error: BaseException) -> str | int | None:
-    """The key or index that cattrs noted on an error."""
+    """The key or index that was noted on an error."""
     for note in reversed(getattr(error, "__notes__", [])):
         if isinstance(note, AttributeValidationNote):
             return note.name
@@ -240,8 +242,8 @@ def _out_of_range(make: Hook, settings: dict[str, Any], cls: type[Any]) -> list[
     try:
         with attrs.validators.disabled():
             made = make(settings, cls)
-    except ClassValidationError as failed:
-        return [error for error in failed.exceptions if isinstance(error, Exception) and _place(error) is None]
+    except ClassValidationError:
+        return []  # a check over several fields cannot be asked while some of them are wrong
     errors: list[Exception] = []
     for field in attrs.fields(cls):
         if field.validator is None:
@@ -254,7 +256,7 @@ def _out_of_range(make: Hook, settings: dict[str, Any], cls: type[Any]) -> list[
     return errors
 
 
-def _unfold(error: BaseException, path: mistakes.Path) -> Iterator[Mistake]:
+def _unfold(error: BaseException, path: Where) -> Iterator[Mistake]:
     """cattrs' tree of errors -> mistakes with paths."""
     if isinstance(error, BaseValidationError):
         for inner in error.exceptions:

@@ -25,7 +25,7 @@ def says(annotation: Any) -> str:
         return kind.a
     origin, members = get_origin(annotation), get_args(annotation)
     if origin is Literal:
-        return f"one of {', '.join(show(member) for member in members)}" if len(members) > 1 else show(members[0])
+        return f"one of {', '.join(show(member) for member in members)}"
     if origin in (Union, types.UnionType):
         return " or ".join(says(member) for member in members if member is not type(None))
     if origin is tuple and members[1:] == (Ellipsis,):
