@@ -8,6 +8,7 @@ Shapes: H, W pixels, P the width of a slot, C characters that can be drawn, S sl
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -141,3 +142,123 @@ def _glyphs(font: str, characters: str, size: int, pitch: int, height: int) -> B
         glyphs[index] = np.asarray(slot)
     glyphs.setflags(write=False)
     return glyphs
+
+
+@frozen(kw_only=True)
+class Reading:
+    """What stands in a picture."""
+
+    text: str
+    """Empty where nothing legible does."""
+    likeness: float
+    """Part of the picture's variance that the string, drawn in its two colours, explains: 0 to 1."""
+    foreground: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    background: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """RGB in bytes, as a least-squares fit finds them; noise may put them a little outside 0 to 255."""
+
+
+@frozen(kw_only=True)
+class Reader:
+    """Reads pictures of strings by comparing each slot with every glyph. It is never told the answer, nor the colours.
+
+    A picture is taken to be ``background + mask * (foreground - background)`` and noise. The string of largest
+    likelihood is that of least squared error; the error adds up over the slots, so each slot is decided on its own,
+    and the number of slots, the place and the typeset by the error of the whole picture.
+    """
+
+    typesets: tuple[Typeset, ...]
+    least: float = 0.25
+    """A string that explains less of the picture is not legible, even if it is the best."""
+
+    def read(self, picture: Floats) -> Reading:
+        """``picture``: (3, H, W) in [-1, 1], of the typesets' size."""
+        wanted = {(3, face.height, face.width) for face in self.typesets}
+        if any(picture.shape != shape for shape in wanted):
+            raise QiError(f"a picture of shape {picture.shape} to read; wanted {sorted(wanted)}")
+        pixels = picture.astype(np.float64)
+        centred = pixels.reshape(3, -1) - pixels.reshape(3, -1).mean(axis=1, keepdims=True)
+        total = float((centred**2).sum())
+        if not np.isfinite(total) or total < 1e-8:
+            return Reading(text="", likeness=0.0)
+        axis = np.linalg.eigh(centred @ centred.T)[1][:, -1]  # two colours and noise: the axis from one to the other
+        line = np.tensordot(axis, pixels, axes=1).astype(np.float32)
+        guess = max((guess for face in self.typesets for guess in _guesses(line, face)), key=lambda g: g.explained)
+        mask = guess.face.mask(guess.text, guess.dx, guess.dy).astype(np.float64).reshape(-1) / 255.0
+        return _reading(guess.text, mask, pixels.reshape(3, -1), total, self.least)
+
+
+@frozen
+class _Guess:
+    """The best string of one length at one place."""
+
+    explained: float
+    text: str
+    face: Typeset
+    dx: int
+    dy: int
+
+
+def _guesses(line: Floats, face: Typeset) -> Iterator[_Guess]:
+    """``line``: (H, W), the picture as seen along the axis between its colours."""
+    jitter = face.jitter
+    padded = np.pad(line, jitter, mode="edge")
+    for dy in range(-jitter, jitter + 1):
+        for dx in range(-jitter, jitter + 1):
+            view = padded[jitter + dy :, jitter + dx :][: face.height, : face.width]
+            total = float(((view - view.mean()) ** 2).sum())
+            for count in range(face.shortest, face.longest + 1):
+                for start in (np.quantile(view, (0.02, 0.98)), np.quantile(view, (0.98, 0.02))):
+                    explained, text = _decode(view, face, count, float(start[0]), float(start[1] - start[0]))
+                    yield _Guess(explained / max(total, 1e-12), text, face, dx, dy)
+
+
+def _decode(view: Floats, face: Typeset, count: int, base: float, step: float) -> tuple[float, str]:
+    """Best glyph a slot, for values ``base + step * ink``; both are fitted anew to what was read, a few times over.
+
+    Returns how much of the squared deviation the string explains, and the string.
+    """
+    glyphs, sums, squares = _flat(face)
+    left = face.left(count)
+    slots = view[:, left : left + count * face.pitch].reshape(face.height, count, face.pitch)
+    inner = slots.swapaxes(0, 1).reshape(count, -1) @ glyphs.T  # (S, C)
+    rows, pixels, values = np.arange(count), view.size, float(view.sum())
+    explained, chosen = 0.0, np.zeros(count, dtype=np.intp)
+    for _ in range(4):
+        # |slot - base - step glyph|^2 without the part that is the same for every glyph
+        now = (step * step * squares - 2.0 * step * (inner - base * sums)).argmin(axis=1)
+        ink = float(sums[now].sum())
+        spread = float(squares[now].sum()) - ink * ink / pixels
+        if spread < 1e-6:
+            break
+        covariance = float(inner[rows, now].sum()) - ink * values / pixels
+        step = covariance / spread
+        base = (values - step * ink) / pixels
+        explained, before, chosen = covariance * step, chosen, now
+        if np.array_equal(before, now):
+            break
+    return explained, "".join(face.characters[index] for index in chosen)
+
+
+@lru_cache(maxsize=64)
+def _flat(face: Typeset) -> tuple[Floats, Floats, Floats]:
+    """(C, H*P) ink from 0 to 1, and for each character its sum and its sum of squares."""
+    glyphs = face.glyphs().reshape(len(face.characters), -1).astype(np.float32) / 255.0
+    return glyphs, glyphs.sum(axis=1), (glyphs**2).sum(axis=1)
+
+
+def _reading(text: str, mask: NDArray[np.float64], pixels: NDArray[np.float64], total: float, least: float) -> Reading:
+    """Both colours by least squares. ``mask``: (H*W,), ``pixels``: (3, H*W)."""
+    centred = mask - mask.mean()
+    spread = float((centred**2).sum())
+    if spread < 1e-6:
+        return Reading(text="", likeness=0.0)
+    step = pixels @ centred / spread
+    likeness = float((step**2).sum() * spread / total)
+    background = pixels.mean(axis=1) - step * mask.mean()
+    fore, back = (tuple(float(value + 1.0) * 127.5 for value in colour) for colour in (background + step, background))
+    return Reading(
+        text=text if likeness >= least else "",
+        likeness=likeness,
+        foreground=(fore[0], fore[1], fore[2]),
+        background=(back[0], back[1], back[2]),
+    )

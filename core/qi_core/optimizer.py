@@ -57,6 +57,7 @@ class Ema:
         self._names = [name for name, p in model.named_parameters() if p.requires_grad]
         self._live = [p for p in model.parameters() if p.requires_grad]
         self._average = [p.detach().clone() for p in self._live]
+        self._frozen = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
 
     def update(self) -> None:
         """One step of the average."""
@@ -85,8 +86,8 @@ class Ema:
                 average.copy_(kept)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The averages by parameter name."""
-        return dict(zip(self._names, self._average, strict=True))
+        """A whole set of weights by parameter name: the averages, and frozen parameters as they are."""
+        return dict(zip(self._names, self._average, strict=True)) | self._frozen
 
     def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
         """Take saved averages."""

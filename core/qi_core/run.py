@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 class Evaluating:
     """An evaluation and when it is due."""
 
-    name: str
     every: int
     evaluation: Evaluation
 

@@ -1,0 +1,155 @@
+"""Recipe -> Run: builds every part, in the order in which parts need each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qi_core.errors import QiError
+from qi_core.place import Place
+from qi_registry.changes import apply_setting
+from qi_registry.recipe import Recipe, to_toml
+from qi_registry.runs import read_run
+
+if TYPE_CHECKING:
+    from qi_core.denoiser import DenoiserModule
+    from qi_core.encoder import Encoders
+    from qi_core.generate import Painter
+    from qi_core.parallel import Strategy
+    from qi_core.run import Run
+    from qi_core.store import Store
+
+LIVE = ("sampler", "optimizer.lr", "preview", "guidance")
+"""What may be changed while a run goes on."""
+
+
+def assemble(recipe: Recipe, folder: Path) -> Run:
+    """All parts, built; the newest checkpoint of the folder taken, else the weights that ``init`` names.
+
+    ``folder`` exists. Raises QiError where a part doesn't fit the world or the checkpoint.
+    """
+    from qi_core import checkpoint
+    from qi_core.optimizer import Ema
+    from qi_core.run import Evaluating, Run
+
+    strategy, place = _place(recipe, folder)
+    store = recipe.store.build(folder)
+    saved = None if store.latest() is None else store.load()
+    encoders = _encoders(recipe, place)
+    source = recipe.source.build(place, encoders.autoencoder.scale)
+    model = _model(recipe, place, encoders, strategy)
+    notes = [f"{strategy.device.type}, {str(strategy.dtype).removeprefix('torch.')}"]
+    if saved is None and recipe.init:
+        notes.append(_start_from(model, Path(recipe.init)))
+    run = Run(
+        folder=folder,
+        recipe=to_toml(recipe),
+        train=recipe.train,
+        guidance=recipe.guidance,
+        preview=recipe.preview,
+        encoders=encoders,
+        model=model,
+        objective=recipe.objective,
+        sampler=recipe.sampler,
+        source=source,
+        optimizer=recipe.optimizer.build(model, recipe.train.steps),
+        strategy=strategy,
+        store=store,
+        ema=Ema(model, recipe.train.ema) if recipe.train.ema else None,
+        trackers=[component.build(place) for component in recipe.tracker] if strategy.main else [],
+        evaluations=[
+            Evaluating(every=component.every, evaluation=component.build(place)) for component in recipe.evaluation
+        ],
+        apply=Changer(recipe),
+        notes=notes,
+    )
+    if saved is not None:
+        checkpoint.give_back(run, saved)
+        notes.append(f"goes on from step {saved.step}")
+    return run
+
+
+class Changer:
+    """Applies a setting to a live run after the checks that a recipe gets."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    def __call__(self, run: Run, setting: str) -> None:
+        refuse_if_fixed(setting)
+        self.recipe = apply_setting(self.recipe, setting)
+        run.sampler = self.recipe.sampler
+        run.preview = self.recipe.preview
+        run.guidance = self.recipe.guidance
+        lr = getattr(self.recipe.optimizer, "lr", None)
+        if lr is not None:
+            run.optimizer.lr = lr
+
+
+def refuse_if_fixed(setting: str) -> None:
+    """Raises QiError if the setting is none of those that a live run can take."""
+    key = setting.partition("=")[0].strip()
+    if not any(key == live or key.startswith(live + ".") for live in LIVE):
+        raise QiError(
+            f"{key}: can't be changed while a run goes on (what can: {', '.join(LIVE)}); "
+            "stop the run and resume it with --set"
+        )
+
+
+def painter(recipe: Recipe, folder: Path, weights: str = "ema") -> Painter:
+    """Only what drawing needs, with the newest checkpoint's weights (``ema``, or ``model`` for the live ones)."""
+    from qi_core.generate import Painter
+
+    strategy, place = _place(recipe, folder)
+    encoders = _encoders(recipe, place)
+    model = _model(recipe, place, encoders, strategy)
+    _load(model, recipe.store.build(folder), folder, weights)
+    return Painter(
+        model=model,
+        encoders=encoders,
+        sampler=recipe.sampler,
+        guidance=recipe.guidance,
+        strategy=strategy,
+        seed=recipe.train.seed,
+    )
+
+
+def _place(recipe: Recipe, folder: Path) -> tuple[Strategy, Place]:
+    strategy = recipe.parallel.build()
+    return strategy, Place(device=strategy.device, dtype=strategy.dtype, seed=recipe.train.seed, folder=folder)
+
+
+def _encoders(recipe: Recipe, place: Place) -> Encoders:
+    from qi_core.encoder import Encoders
+
+    return Encoders(autoencoder=recipe.autoencoder.build(place), conditioner=recipe.conditioner.build(place))
+
+
+def _model(recipe: Recipe, place: Place, encoders: Encoders, strategy: Strategy) -> DenoiserModule:
+    model = recipe.denoiser.build(place, encoders.autoencoder.width, encoders.conditioner.width)
+    return strategy.place(model)
+
+
+def _start_from(model: DenoiserModule, folder: Path) -> str:
+    """Weights of another run, averaged ones if it kept some."""
+    step = _load(model, read_run(folder).store.build(folder), folder, "ema")
+    return f"starts from the weights of {folder}, step {step}"
+
+
+def _load(model: DenoiserModule, store: Store, folder: Path, weights: str) -> int:
+    """The newest checkpoint's weights into the model; its step."""
+    from qi_core.weights import load_weights
+
+    if store.latest() is None:
+        raise QiError(f"{folder}: no checkpoint there yet; run it until its first save, or name another run")
+    saved = store.load()
+    group = weights if weights in saved.tensors else "model"
+    tensors = saved.tensors[group]
+    load_weights(
+        model,
+        tensors,
+        {name: tensor.shape for name, tensor in tensors.items()},
+        f"{folder}: checkpoint of step {saved.step}",
+        "it is of another architecture",
+    )
+    return saved.step
