@@ -58,8 +58,8 @@ class Layout:
     text_rows: Tensor | None
     """(L,) the sample of each text token. None: there is one sample."""
     image_rows: Tensor | None
-    """(N,) the sample of each image token. None: there is one sample and nothing to tell apart."""
-    image_times: Tensor | None
+    """(N,) the sample of each image token. None: there is one sample."""
+    image_times: Tensor
     """(N,) the same, plus B for references: which row of [t; clean] a token is modulated by."""
     target_rows: Tensor | None
     """(M,) the sample of each target token. None: there is one sample."""
@@ -112,7 +112,7 @@ def make_layout(shapes: Shapes, rope: Rope) -> Layout:
         targets=targets,
         text_rows=_spread(list(shapes.texts), device) if many else None,
         image_rows=parts // 2 if many else None,
-        image_times=parts // 2 + samples * (parts % 2) if many or gather is not None else None,
+        image_times=parts // 2 + samples * (parts % 2),
         target_rows=_spread(target_lengths, device) if many else None,
         turns=torch.cat([text_turns, image_turns]),
         target_turns=image_turns if targets is None else image_turns[targets],
