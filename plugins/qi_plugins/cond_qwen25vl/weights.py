@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLTextModel
@@ -99,7 +100,7 @@ def _told(folder: Path, wanted: str) -> Iterator[None]:
     """What transformers raises for a bad file, as one line that names the folder."""
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())[:300]
         raise QiError(f"{folder}: {reason}; wanted {wanted}; download the checkpoint again") from error
 

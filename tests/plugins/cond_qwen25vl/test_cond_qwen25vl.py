@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import sys
@@ -348,6 +349,20 @@ def test_wrong_weights_are_told_by_name(checkpoint: Path, tmp_path: Path, spoil:
         Qwen25VL(path=checkpoint, text_encoder=tmp_path / "text_encoder").build(place())
 
 
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ("{", "is not a valid JSON file"),
+        ('{"model_type": "t5"}', "model_type is 't5'; 'qwen2_5_vl' was wanted"),
+        ('{"model_type": "qwen2_5_vl", "vision_config": 3}', "Validation error for field 'vision_config'"),
+    ],
+)
+def test_a_wrong_config_is_told(checkpoint: Path, tmp_path: Path, config: str, told: str) -> None:
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(QiError, match=told):
+        Qwen25VL(path=checkpoint, text_encoder=tmp_path).build(place())
+
+
 def test_damaged_weights_are_told(checkpoint: Path, tmp_path: Path) -> None:
     shutil.copytree(checkpoint / "text_encoder", tmp_path / "text_encoder")
     weights = tmp_path / "text_encoder" / "model.safetensors"
@@ -398,3 +413,21 @@ def test_reading_the_component_imports_no_torch() -> None:
         "assert list(qi_conditioners()) == ['qwen2.5-vl']; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_config_as_transformers_4_wrote_it_is_the_same_model(
+    checkpoint: Path, conditioner: Any, tmp_path: Path
+) -> None:
+    """The released config.json is flat and says rope_scaling where transformers 5 says rope_parameters."""
+    shutil.copytree(checkpoint / "text_encoder", tmp_path / "text_encoder")
+    file = tmp_path / "text_encoder" / "config.json"
+    config = json.loads(file.read_text())
+    text = config.pop("text_config")
+    del text["model_type"], text["layer_types"], text["rope_parameters"]
+    vision = {**config["vision_config"], "model_type": "qwen2_5_vl", "in_chans": 3, "spatial_patch_size": 14}
+    del vision["rope_parameters"]
+    rope = {"rope_theta": 1e6, "rope_scaling": {"mrope_section": [2, 3, 3], "rope_type": "default", "type": "default"}}
+    file.write_text(json.dumps({**config, **text, **rope, "vision_config": vision, "transformers_version": "4.53.1"}))
+    old = Qwen25VL(path=checkpoint, text_encoder=file.parent).build(place())
+    sample = (["the image"], [[picture(64, 64)]])
+    assert torch.equal(old.encode(*sample).text, conditioner.encode(*sample).text)
