@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, TypeVar
@@ -29,6 +31,8 @@ class LiveSingle:
         self.device = _device(settings.device)
         self.dtype = _dtype(settings.precision, self.device)
         self._compile = settings.compile
+        if settings.compile and self.device.type == "cpu":
+            _need_compiler()
         if settings.threads:
             torch.set_num_threads(settings.threads)
 
@@ -89,6 +93,15 @@ def _device(asked: str) -> torch.device:
         device = torch.device("cuda", device.index or 0)
         torch.cuda.set_device(device)  # kernels that ask for "the current device" find the same one
     return device
+
+
+def _need_compiler() -> None:
+    """torch.compile writes C++ for the CPU; without a compiler it would fail in the first step."""
+    if not any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name):
+        raise QiError(
+            "parallel.compile: torch.compile was asked for on the CPU, but there is no C++ compiler here "
+            "(g++ or clang++ was wanted); install one, or use compile = false"
+        )
 
 
 def _dtype(asked: str, device: torch.device) -> torch.dtype:
