@@ -1,0 +1,18 @@
+"""Pictures with captions from a folder, a JSONL or tar shards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from qi_core.hooks import hookimpl
+
+if TYPE_CHECKING:
+    from qi_core.source import SourceComponent
+
+
+@hookimpl
+def qi_sources() -> Mapping[str, type[SourceComponent[Any]]]:
+    from qi_plugins.source_images.images import Images
+
+    return {"images": Images}

@@ -1,0 +1,140 @@
+"""Finds samples: a folder, a JSONL or tar shards -> entries. Captions and pictures are not opened yet."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from attrs import define, field
+
+from qi_core.errors import QiError
+from qi_plugins.source_images.entry import EXTENSIONS, Blob, Entry, Limits, Skip, Unusable, caption_of
+from qi_plugins.source_images.shards import read_shard
+
+
+@define
+class Found:
+    """Entries, and which files were looked at (for the message where there are no entries)."""
+
+    entries: list[Entry] = field(factory=list)
+    seen: Counter[str] = field(factory=Counter)
+    """Files by extension."""
+
+
+def find(path: str, caption_extension: str, limits: Limits, skip: Skip) -> Found:
+    """Raises QiError if there is nothing at ``path``."""
+    place = Path(path).expanduser()
+    if place.is_dir():
+        return _folder(place, caption_extension, skip)
+    files = [str(place)] if place.is_file() else sorted(glob.glob(str(place), recursive=True))
+    if not files:
+        raise QiError(
+            f"source.path = {path!r}: nothing is there (looked from {os.getcwd()}); "
+            "wanted a folder, a .jsonl, a .tar or a pattern such as 'shards/*.tar'; correct the path"
+        )
+    found = Found()
+    root = os.path.commonpath([os.path.dirname(file) for file in files]) or "."
+    for file in files:
+        extension = os.path.splitext(file)[1].lower()
+        name = os.path.relpath(file, root).replace(os.sep, "/")
+        found.seen[extension or "without extension"] += 1
+        if extension == ".tar":
+            found.entries += read_shard(file, name, caption_extension, limits, skip)
+        elif extension in (".jsonl", ".ndjson"):
+            found.entries += _lines(Path(file), f"{name}/" if len(files) > 1 else "", limits, skip)
+        else:
+            raise QiError(
+                f"source.path = {path!r}: {file} is no folder, .jsonl or .tar; wanted one of these; "
+                "a compressed tar has no random access: unpack it to .tar first"
+            )
+    return found
+
+
+def _folder(root: Path, caption_extension: str, skip: Skip) -> Found:
+    found = Found()
+    for path in _walk(root, skip):
+        extension = os.path.splitext(path)[1].lower()
+        found.seen[extension or "without extension"] += 1
+        if extension in EXTENSIONS:
+            caption = os.path.splitext(path)[0] + caption_extension
+            found.entries.append(
+                Entry(
+                    key=os.path.relpath(path, root).replace(os.sep, "/"),
+                    image=Blob(path),
+                    caption=Blob(caption) if os.path.lexists(caption) else None,
+                )
+            )
+    found.entries.sort(key=lambda entry: entry.key)  # the file system's own order differs between machines
+    return found
+
+
+def _walk(root: Path, skip: Skip) -> Iterator[str]:
+    """Files of a folder and its subfolders, hidden ones left out. Links are followed, each folder once."""
+
+    def failed(error: OSError) -> None:
+        skip(str(error.filename), "folder cannot be read", error.strerror or "")
+
+    visited: set[str] = set()
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=failed):
+        real = os.path.realpath(folder)
+        if real in visited:  # a link that leads back
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (os.path.join(folder, name) for name in files if not name.startswith("."))
+
+
+def _lines(path: Path, prefix: str, limits: Limits, skip: Skip) -> Iterator[Entry]:
+    """``prefix`` stands before the keys, so that they are unique over several files."""
+    try:
+        with path.open("rb") as file:
+            for number, line in _bounded_lines(file, limits.line):
+                if line is None:
+                    skip(f"{prefix}line {number}", "line too long", f"more than {limits.line} bytes")
+                elif line.strip():
+                    try:
+                        yield _line(line, prefix, number, path.parent)
+                    except Unusable as error:
+                        skip(f"{prefix}line {number}", error.reason, error.detail)
+    except OSError as error:
+        raise QiError(f"source.path = {str(path)!r}: cannot be read ({error.strerror}); check the file") from error
+
+
+def _bounded_lines(file: BinaryIO, most: int) -> Iterator[tuple[int, bytes | None]]:
+    """Lines with their numbers from 1; None for one that is longer than ``most``, which is never held in memory."""
+    number, too_long = 1, False
+    while piece := file.readline(most + 1):
+        ends = piece.endswith(b"\n")
+        too_long = too_long or (len(piece) > most and not ends)
+        if ends or len(piece) <= most:
+            yield number, None if too_long else piece
+            number, too_long = number + 1, False
+    if too_long:
+        yield number, None
+
+
+def _line(line: bytes, prefix: str, number: int, folder: Path) -> Entry:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:  # RecursionError: [[[[...
+        raise Unusable("line is no JSON object", str(error)) from error
+    if not isinstance(record, dict):
+        raise Unusable("line is no JSON object", f"a {type(record).__name__}")
+    image = next((record[name] for name in ("image", "file_name") if name in record), None)
+    if not isinstance(image, str):
+        raise Unusable("line names no image", f"keys: {', '.join(record)}"[:200])
+    references = record.get("references", [])
+    if not isinstance(references, list) or not all(isinstance(item, str) for item in references):
+        raise Unusable("references are no list of paths", repr(references)[:200])
+    return Entry(
+        key=f"{prefix}{image}:{number}",
+        image=Blob(os.path.join(folder, image)),
+        caption=caption_of(record),
+        references=tuple(Blob(os.path.join(folder, item)) for item in references),
+    )

@@ -1,0 +1,145 @@
+"""Decides whether a sample can be used, from captions and headers, and makes it once it is drawn."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from attrs import frozen
+
+from qi_core.data import Sample
+from qi_plugins.source_images.entry import Blob, Entry, Limits, Skip, Unusable
+from qi_plugins.source_images.pixels import Colour, decode, opened, prepare, resize, size_of
+from qi_plugins.source_images.sizes import Size, crop_box, cropped, nearest, own_size, scale
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_AT_ONCE = 4096  # entries handed to the pool together: bounds what a set of millions holds in flight
+
+
+@frozen(kw_only=True)
+class Fit:
+    """How a sample is made to fit, and what makes it unusable."""
+
+    buckets: tuple[Size, ...]
+    reference_area: int
+    multiple: int
+    enlarge: bool
+    max_cropped: float
+    random_crop: bool
+    flip: bool
+    captions: Literal["require", "empty"]
+    background: Colour
+    limits: Limits
+    seed: int
+
+    def check(self, entry: Entry) -> bytes:
+        """A digest of caption, sizes in pixels and sizes in bytes; nothing is decoded. Raises Unusable."""
+        digest = hashlib.blake2b(self.caption(entry).encode(), digest_size=16)
+        for number, blob in enumerate((entry.image, *entry.references)):
+            with _named(number), opened(blob, self.limits) as (image, size):
+                picture = size_of(image)
+                self._target(picture, reference=number > 0)
+                digest.update(f"/{picture.height}x{picture.width}/{size}".encode())
+        return digest.digest()
+
+    def make(self, entry: Entry, epoch: int) -> Sample:
+        """The sample as it is in this epoch. Raises Unusable."""
+        flip = self.flip and self._roll(epoch, entry.key, "flip") < 0.5
+        image, *references = (
+            self._pixels(blob, number, entry.key, epoch, flip)
+            for number, blob in enumerate((entry.image, *entry.references))
+        )
+        return Sample(key=entry.key, prompt=self.caption(entry), image=image, references=tuple(references))
+
+    def caption(self, entry: Entry) -> str:
+        """Without space around it. Raises Unusable."""
+        most = self.limits.caption
+        text = entry.caption or ""
+        try:
+            if isinstance(text, Blob):
+                text = text.read(most, "caption too long").decode("utf-8-sig")
+            length = len(text.encode())  # JSON can hold half a surrogate pair, which is no text
+        except UnicodeError as error:
+            raise Unusable("caption is not UTF-8", str(error)) from error
+        if length > most:
+            raise Unusable("caption too long", f"{length} bytes, {most} allowed")
+        if not text.strip() and self.captions == "require":
+            raise Unusable("caption missing", "" if entry.caption is None else "empty")
+        return text.strip()
+
+    def _target(self, picture: Size, *, reference: bool) -> Size:
+        if reference:
+            target = own_size(self.reference_area, picture, self.multiple, self.enlarge)
+        else:
+            target = nearest(self.buckets, picture)
+        told = f"{picture.width}x{picture.height} for {target.width}x{target.height}"
+        if not self.enlarge and scale(picture, target) > 1:
+            raise Unusable("too small", told)
+        if cropped(picture, target) > self.max_cropped:
+            raise Unusable("crop would cut off too much", told)
+        return target
+
+    def _pixels(self, blob: Blob, number: int, key: str, epoch: int, flip: bool) -> Tensor:
+        import torch
+
+        with _named(number), opened(blob, self.limits) as (image, _):
+            picture = size_of(image)
+            target = self._target(picture, reference=number > 0)
+            rgb = decode(image, scale(picture, target), self.background)
+        across = down = 0.5
+        if self.random_crop and number == 0:
+            across, down = self._roll(epoch, key, "across"), self._roll(epoch, key, "down")
+        box = crop_box(Size(height=rgb.height, width=rgb.width), target, across, down)
+        return torch.from_numpy(resize(rgb, target, box, flip))
+
+    def _roll(self, epoch: int, key: str, purpose: str) -> float:
+        """In [0, 1), from what is rolled for alone: the timing of the workers has no say."""
+        return number_of(f"{self.seed}/{epoch}/{purpose}/{key}") / 2**64
+
+
+def scan(entries: Sequence[Entry], fit: Fit, workers: int, skip: Skip) -> Iterator[tuple[Entry, bytes]]:
+    """The usable entries in their order, each with its digest; the others are skipped with their reason."""
+    prepare()
+
+    def judge(entry: Entry) -> bytes | Unusable:
+        try:
+            return fit.check(entry)
+        except Unusable as error:
+            return error
+
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(entries), _AT_ONCE):
+            some = entries[start : start + _AT_ONCE]
+            for entry, verdict in zip(some, pool.map(judge, some), strict=True):
+                if isinstance(verdict, Unusable):
+                    skip(entry.key, verdict.reason, verdict.detail)
+                else:
+                    yield entry, verdict
+
+
+def permutation(seed: int, epoch: int, size: int) -> np.ndarray[Any, np.dtype[np.intp]]:
+    """The order of an epoch. Raw bits, sorted: NumPy promises the stream of bits for ever, not its shuffles."""
+    bits = np.random.PCG64(number_of(f"{seed}/{epoch}/order")).random_raw(size)
+    return np.argsort(bits, kind="stable")
+
+
+def number_of(name: str) -> int:
+    """64 bits from a name (which may hold bytes of a file name that are no text)."""
+    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+@contextmanager
+def _named(number: int) -> Iterator[None]:
+    """Says of a reference (any but number 0) that it is one."""
+    try:
+        yield
+    except Unusable as error:
+        if number:
+            raise Unusable(f"reference: {error.reason}", f"number {number}: {error.detail}") from error
+        raise

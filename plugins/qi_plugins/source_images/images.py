@@ -1,0 +1,146 @@
+"""The component: what a recipe says about a set of pictures."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from attrs import Attribute, field, frozen, validators
+
+from qi_core.data import Samples
+from qi_core.errors import QiError
+from qi_core.place import Place
+
+if TYPE_CHECKING:
+    from qi_core.source import Source
+    from qi_plugins.source_images.find import Found
+    from qi_plugins.source_images.fit import Fit
+    from qi_plugins.source_images.skipped import Skipped
+
+_PILLOWS_OWN_LIMIT = 89_478_485
+
+
+def _ratios(_: object, __: Attribute[Any], value: tuple[str, ...]) -> None:
+    from qi_plugins.source_images.sizes import parse_ratio
+
+    if not value:
+        raise ValueError("no ratio given; give at least one, such as '1:1'")
+    for text in value:
+        parse_ratio(text)
+
+
+@frozen(kw_only=True)
+class Images:
+    """Pictures with captions: a folder, a JSONL or tar shards, each picture near its own shape and never squashed."""
+
+    gives: ClassVar[type] = Samples
+
+    path: str
+    """A folder (a.png with a.txt beside it, subfolders too), a .jsonl (``image`` or ``file_name``; ``caption``,
+    ``text`` or ``prompt``; ``references``: paths of pictures to edit), a .tar in the WebDataset layout, or a pattern
+    for several (``shards/*.tar``). Paths inside a JSONL count from its folder."""
+    side: int = field(default=256, validator=validators.gt(0))
+    """Area of the pictures, told as the side of a square in pixels: 256 means about 256*256, whatever the shape."""
+    ratios: tuple[str, ...] = field(
+        default=("1:1", "2:3", "3:2", "3:4", "4:3", "9:16", "16:9", "1:3", "3:1"), validator=_ratios
+    )
+    """Shapes, width:height. A picture goes to the nearest one: scaled until it covers it, then cropped."""
+    crop: Literal["center", "random"] = "center"
+    """Where what doesn't fit is cut off. ``random``: elsewhere in each epoch, the same on every resume."""
+    max_cropped: float = field(default=0.5, validator=[validators.ge(0), validators.le(1)])
+    """Skip a picture of which a larger share than this would be cut off. 1: never skip."""
+    upscale: Literal["skip", "allow"] = "skip"
+    """What happens to a picture smaller than its bucket."""
+    flip: bool = False
+    """Mirror half of the samples, with their references. Not where pictures hold text or captions say left or right."""
+    captions: Literal["require", "empty"] = "require"
+    """A sample without a caption is skipped (``require``) or trained without words (``empty``)."""
+    caption_extension: str = field(default=".txt", validator=validators.matches_re(r"\.\w+"))
+    """What the file of a caption ends in, in folders and in shards."""
+    reference_side: int = field(default=0, validator=validators.ge(0))
+    """Area of references, as ``side``; 0: the same. They keep their own shape and, with upscale = "skip", are never
+    enlarged."""
+    background: tuple[int, int, int] = field(
+        default=(255, 255, 255),
+        validator=validators.deep_iterable(validators.and_(validators.ge(0), validators.le(255))),
+    )
+    """Red, green and blue under transparent pictures."""
+    changed: Literal["refuse", "next-epoch"] = "refuse"
+    """What a resume does when the data is not what it was: refuse, or go on (from the next epoch if samples came or
+    went)."""
+    workers: int = field(default=4, validator=validators.gt(0))
+    """Threads that decode. Has no effect on what is drawn."""
+    max_pixels: int = field(default=64_000_000, validator=[validators.gt(0), validators.le(_PILLOWS_OWN_LIMIT)])
+    """A picture that claims more is skipped before anything of it is decoded."""
+    max_file: int = field(default=256 * 2**20, validator=validators.gt(0))
+    """Bytes of a picture's file; a larger one is skipped."""
+    max_caption: int = field(default=16_384, validator=validators.gt(0))
+    """Bytes of a caption; a longer one is skipped, never cut."""
+    max_line: int = field(default=2**20, validator=validators.gt(0))
+    """Bytes of a line of a JSONL, and of a .json in a shard."""
+
+    def build(self, place: Place, multiple: int) -> Source[Samples]:
+        """Finds the samples and reads every caption and header. Raises QiError if nothing is usable."""
+        from qi_plugins.source_images.find import find
+        from qi_plugins.source_images.fit import scan
+        from qi_plugins.source_images.live import Fingerprint, ImageSource
+        from qi_plugins.source_images.skipped import Skipped
+
+        fit = self._fit(place.seed, multiple)
+        skipped = Skipped(place.folder, self.path)
+        found = find(self.path, self.caption_extension, fit.limits, skipped)
+        keys, contents = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
+        entries = []
+        for entry, digest in scan(found.entries, fit, self.workers, skipped):
+            entries.append(entry)
+            name = entry.key.encode("utf-8", "surrogatepass") + b"\n"
+            keys.update(name)
+            contents.update(name + digest)
+        if not entries:
+            raise self._nothing(found, skipped)
+        return ImageSource(
+            path=self.path,
+            entries=entries,
+            fingerprint=Fingerprint(keys=keys.hexdigest(), contents=contents.hexdigest()),
+            fit=fit,
+            skipped=skipped,
+            changed=self.changed,
+            workers=self.workers,
+        )
+
+    def _fit(self, seed: int, multiple: int) -> Fit:
+        from qi_plugins.source_images.entry import Limits
+        from qi_plugins.source_images.fit import Fit
+        from qi_plugins.source_images.sizes import bucket, parse_ratio
+
+        return Fit(
+            buckets=tuple(bucket(self.side**2, parse_ratio(ratio), multiple) for ratio in self.ratios),
+            reference_area=(self.reference_side or self.side) ** 2,
+            multiple=multiple,
+            enlarge=self.upscale == "allow",
+            max_cropped=self.max_cropped,
+            random_crop=self.crop == "random",
+            flip=self.flip,
+            captions=self.captions,
+            background=self.background,
+            limits=Limits(pixels=self.max_pixels, file=self.max_file, caption=self.max_caption, line=self.max_line),
+            seed=seed,
+        )
+
+    def _nothing(self, found: Found, skipped: Skipped) -> QiError:
+        """One line: what was found, what was wanted, what to do."""
+        from qi_plugins.source_images.entry import EXTENSIONS
+
+        if skipped.counts:
+            reasons = ", ".join(f"{count} x {reason}" for reason, count in skipped.counts.most_common(5))
+            return QiError(
+                f"source.path = {self.path!r}: {len(found.entries)} samples found, none usable: {reasons}; "
+                f"side = {self.side}, upscale = '{self.upscale}', captions = '{self.captions}'; "
+                "each with its reason is in skipped.jsonl in the run's folder"
+            )
+        seen = ", ".join(f"{count} {extension}" for extension, count in found.seen.most_common(8)) or "no file at all"
+        hint = "; for shards set path = '<folder>/*.tar'" if ".tar" in found.seen else ""
+        return QiError(
+            f"source.path = {self.path!r}: no pictures there (seen: {seen}); wanted {' '.join(EXTENSIONS)} with "
+            f"captions in {self.caption_extension} files of the same name, subfolders too{hint}"
+        )

@@ -1,0 +1,133 @@
+"""Bytes -> upright RGB pictures. Every file is taken to be hostile: its header is judged before anything is decoded."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from qi_plugins.source_images.entry import Blob, Limits, Unusable
+from qi_plugins.source_images.sizes import Box, Size
+
+Colour = tuple[int, int, int]
+
+# EXIF 2.32, table 6, tag 274: what has to be done to a stored picture so that it stands upright.
+_ORIENTATION = 274
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ON_ITS_SIDE = (5, 6, 7, 8)
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Raster formats that Pillow decodes by itself: never those that start a program (EPS) or draw (WMF)."""
+    Image.init()
+    return tuple(name for name in ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM") if name in Image.OPEN)
+
+
+def prepare() -> None:
+    """Once before threads open pictures: they must not load Pillow's formats, or change filters, at the same time."""
+    _formats()
+    # Below twice its limit Pillow only warns of a bomb.
+    warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+    # Broken EXIF costs a picture its orientation, not its place, whatever the filters of the process are.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+
+@contextmanager
+def opened(blob: Blob, limits: Limits) -> Iterator[tuple[Any, int]]:
+    """The picture with its header read and judged, nothing decoded, and its bytes. Raises Unusable."""
+    file, size = blob.open(limits.file)
+    with file:
+        try:
+            image = Image.open(file, formats=_formats())
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise Unusable("too many pixels", str(error)) from error
+        except UnidentifiedImageError as error:
+            raise Unusable("not a picture", f"none of {', '.join(_formats())}") from error
+        except Exception as error:  # a broken header makes Pillow's readers raise almost anything
+            raise Unusable("cannot be decoded", f"{type(error).__name__}: {error}") from error
+        if image.width * image.height > limits.pixels:
+            raise Unusable("too many pixels", f"{image.width}x{image.height}, {limits.pixels} allowed")
+        yield image, size
+
+
+def size_of(image: Any) -> Size:
+    """The size as it will be seen, from the header alone."""
+    if _orientation(image) in _ON_ITS_SIDE:
+        return Size(height=image.width, width=image.height)
+    return Size(height=image.height, width=image.width)
+
+
+def decode(image: Any, factor: float, background: Colour) -> Any:
+    """Decoded, upright, RGB. It may come out smaller than stored, but at least twice as large as needed.
+
+    ``factor``: by which the stored picture is to be scaled afterwards. Raises Unusable.
+    """
+    try:
+        orientation = _orientation(image)
+        # A JPEG is decoded at 1/2, 1/4 or 1/8 for a fraction of the time; other formats ignore this.
+        image.draft(None, (math.ceil(2 * image.width * factor), math.ceil(2 * image.height * factor)))
+        rgb = _to_rgb(image, background)
+        return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
+    except Unusable:
+        raise
+    except Exception as error:  # a broken file makes Pillow's decoders raise almost anything
+        raise Unusable("cannot be decoded", f"{type(error).__name__}: {error}") from error
+
+
+def resize(image: Any, target: Size, box: Box, flip: bool) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """(3, H, W) uint8 of the part of an RGB picture in ``box``."""
+    small = image.resize((target.width, target.height), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
+    pixels = np.asarray(small)  # (H, W, 3)
+    if flip:
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _orientation(image: Any) -> int:
+    # Pillow decodes a whole PNG to look for EXIF behind its pixels: only what stands before them counts here.
+    if image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys():
+        return 1
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # broken EXIF does not make the pixels bad
+        return 1
+
+
+def _to_rgb(image: Any, background: Colour) -> Any:
+    image.load()
+    if image.mode.startswith("I;16"):
+        return _from_16_bit(image, background)
+    if image.mode in ("I", "F"):
+        raise Unusable("pixels without a known range", f"mode {image.mode}")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, (*background, 255)), rgba).convert("RGB")
+
+
+def _from_16_bit(image: Any, background: Colour) -> Any:
+    # Pillow's own conversion cuts values off at 255 instead of scaling 0..65535 to 0..255.
+    wide = np.asarray(image).astype(np.uint32)
+    grey = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
+    clear = image.info.get("transparency")
+    if clear is None:
+        return grey.convert("RGB")
+    opaque = Image.fromarray(np.where(wide == clear, 0, 255).astype(np.uint8))
+    paper = Image.new("RGB", grey.size, background)
+    paper.paste(grey.convert("RGB"), mask=opaque)
+    return paper

@@ -1,0 +1,82 @@
+"""Buckets of area and aspect ratio. Heights and widths are always named, never told by their order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+Box = tuple[float, float, float, float]
+"""(left, top, right, bottom) in pixels, as Pillow has it."""
+
+
+class Size(NamedTuple):
+    """Pixels."""
+
+    height: int
+    width: int
+
+    @property
+    def ratio(self) -> float:
+        """Width by height."""
+        return self.width / self.height
+
+
+def parse_ratio(text: str) -> float:
+    """``16:9`` -> width by height. Raises ValueError."""
+    width, colon, height = text.partition(":")
+    if not (colon and width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise ValueError(f"{text!r} is no ratio; write width:height in whole numbers, such as '16:9'")
+    return int(width) / int(height)
+
+
+def bucket(area: int, ratio: float, multiple: int) -> Size:
+    """The size of about ``area`` pixels and that ratio, on the grid of ``multiple``."""
+    return Size(
+        height=_on_grid(math.sqrt(area / ratio), multiple),
+        width=_on_grid(math.sqrt(area * ratio), multiple),
+    )
+
+
+def nearest(buckets: Sequence[Size], picture: Size) -> Size:
+    """The bucket whose shape is nearest: twice as wide is as far as half as wide. The first of equals."""
+    return min(buckets, key=lambda size: abs(math.log(size.ratio / picture.ratio)))
+
+
+def own_size(area: int, picture: Size, multiple: int, enlarge: bool) -> Size:
+    """The picture's own shape at about ``area``; without ``enlarge`` never larger than it is."""
+    if not enlarge:
+        area = min(area, picture.height * picture.width)
+    # A strip thinner than one multiple would be drawn out to many times the area.
+    thinnest = max(area / multiple**2, 1.0)
+    size = bucket(area, min(max(picture.ratio, 1 / thinnest), thinnest), multiple)
+    if enlarge:
+        return size
+    return Size(
+        height=max(min(size.height, picture.height // multiple * multiple), multiple),
+        width=max(min(size.width, picture.width // multiple * multiple), multiple),
+    )
+
+
+def scale(picture: Size, target: Size) -> float:
+    """The factor, the same for height and width, at which the picture just covers the target."""
+    return max(target.height / picture.height, target.width / picture.width)
+
+
+def cropped(picture: Size, target: Size) -> float:
+    """The share of the picture that does not fit into the target once it covers it."""
+    factor = scale(picture, target)
+    return 1.0 - (target.height * target.width) / (picture.height * picture.width * factor**2)
+
+
+def crop_box(picture: Size, target: Size, across: float, down: float) -> Box:
+    """The part of the picture that becomes the target; ``across``, ``down`` in [0, 1] place it (0.5: the middle)."""
+    factor = scale(picture, target)
+    width = min(target.width / factor, float(picture.width))
+    height = min(target.height / factor, float(picture.height))
+    left, top = (picture.width - width) * across, (picture.height - height) * down
+    return left, top, min(left + width, float(picture.width)), min(top + height, float(picture.height))
+
+
+def _on_grid(length: float, multiple: int) -> int:
+    return max(int(length / multiple + 0.5), 1) * multiple

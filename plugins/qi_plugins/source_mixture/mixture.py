@@ -1,0 +1,111 @@
+"""Several sources at once, by weight."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import isfinite
+from typing import Any, ClassVar
+
+from attrs import Attribute, field, frozen
+
+from qi_core.data import Sample, Samples
+from qi_core.errors import QiError
+from qi_core.place import Place
+from qi_core.source import Source, SourceComponent
+from qi_plugins.source_mixture.child import build, named, refuse_others, reports
+from qi_plugins.source_mixture.shares import block, shuffled, whole
+
+_BLOCK = 64  # samples over which shares are exact; a checkpoint's position counts in it
+
+
+def _positive(_: object, __: Attribute[Any], value: float) -> None:
+    if not (isfinite(value) and value > 0):
+        raise ValueError(f"{value}: a weight is a number above 0; leave the part out to switch it off")
+
+
+def _parts(_: object, __: Attribute[Any], value: tuple[Part, ...]) -> None:
+    if not value:
+        raise ValueError("no parts; give at least one [[source.parts]]")
+    for number, part in enumerate(value):
+        refuse_others(f"parts[{number}]", part.source)
+
+
+@frozen(kw_only=True)
+class Part:
+    """One source of a mixture."""
+
+    weight: float = field(default=1.0, validator=_positive)
+    """Its share of the samples is this over the sum of all weights."""
+    source: SourceComponent[Any]
+    """A source: a table with its name and its keys."""
+
+
+@frozen(kw_only=True)
+class Mixture:
+    """Several sources at once: each gives its exact share of every 64 samples, in an order decided by the seed."""
+
+    gives: ClassVar[type] = Samples
+
+    parts: tuple[Part, ...] = field(validator=_parts)
+    """The sources and their weights."""
+
+    def build(self, place: Place, multiple: int) -> Source[Samples]:
+        children = {
+            str(number): build(part.source, place, f"part {number}", multiple) for number, part in enumerate(self.parts)
+        }
+        return MixtureSource(children, tuple(part.weight for part in self.parts), place.seed)
+
+
+class MixtureSource:
+    """Which part gives the n-th sample depends on the weights, the seed and n; which of its samples, on the part."""
+
+    def __init__(self, children: dict[str, Source[Samples]], weights: tuple[float, ...], seed: int) -> None:
+        self._children, self._weights, self._seed = children, weights, seed
+        self._labels = list(children)
+        self._shares = whole(weights)
+        self._begin(0, [0] * len(weights), 0)
+
+    def draw(self, count: int) -> Samples:
+        order = [self._next() for _ in range(count)]
+        drawn = {
+            number: iter(named(self._children[self._labels[number]].draw(wanted), self._labels[number]))
+            for number, wanted in sorted(Counter(order).items())
+        }
+        items: tuple[Sample, ...] = tuple(next(drawn[number]) for number in order)
+        return Samples(items=items)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "weights": list(self._weights),
+            "block": self._block,
+            "counts": list(self._counts),
+            "slot": self._slot,
+            "parts": [child.state_dict() for child in self._children.values()],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if len(state["parts"]) != len(self._children):
+            raise QiError(
+                f"source.parts: the checkpoint was made with {len(state['parts'])} parts, the recipe has "
+                f"{len(self._children)}; give the same parts in the same order (weights may change)"
+            )
+        for child, own in zip(self._children.values(), state["parts"], strict=True):
+            child.load_state_dict(own)
+        if tuple(state["weights"]) == self._weights:
+            self._begin(state["block"], state["counts"], state["slot"])
+        else:  # other weights hold from here on; what was given under the old ones is not made up for
+            self._begin(state["block"] + 1, [0] * len(self._weights), 0)
+
+    def report(self) -> dict[str, int]:
+        return reports({f"part {label}": child for label, child in self._children.items()})
+
+    def _begin(self, number: int, counts: list[int], slot: int) -> None:
+        self._block, self._counts, self._slot = number, list(counts), slot
+        self._picks = shuffled(block(self._shares, counts, _BLOCK), self._seed, number)
+
+    def _next(self) -> int:
+        if self._slot == _BLOCK:
+            given = Counter(self._picks)
+            self._begin(self._block + 1, [count + given[i] for i, count in enumerate(self._counts)], 0)
+        self._slot += 1
+        return self._picks[self._slot - 1]

@@ -1,0 +1,101 @@
+"""Sources one after another: a curriculum at the level of the data."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from attrs import Attribute, field, frozen, validators
+
+from qi_core.data import Sample, Samples
+from qi_core.errors import QiError
+from qi_core.place import Place
+from qi_core.source import Source, SourceComponent
+from qi_plugins.source_mixture.child import build, named, refuse_others, reports
+
+
+def _stages(_: object, __: Attribute[Any], value: tuple[Stage, ...]) -> None:
+    if not value:
+        raise ValueError("no stages; give at least one [[source.stages]]")
+    for number, stage in enumerate(value):
+        refuse_others(f"stages[{number}]", stage.source)
+        if stage.samples == 0 and number + 1 < len(value):
+            raise ValueError(f"stages[{number}].samples is 0, which means for ever; only the last stage may say so")
+    labels = _labels(value)
+    if twins := {label for label in labels if labels.count(label) > 1}:
+        raise ValueError(f"two stages are called {min(twins)!r}; give each a name of its own")
+
+
+def _labels(stages: tuple[Stage, ...]) -> list[str]:
+    return [stage.name or str(number) for number, stage in enumerate(stages)]
+
+
+@frozen(kw_only=True)
+class Stage:
+    """One stage of a curriculum."""
+
+    name: str = ""
+    """Stands before the keys of its samples and in reports; its number if empty."""
+    samples: int = field(default=0, validator=validators.ge(0))
+    """How many samples it lasts (steps times batch). The last stage goes on as long as the run does; it may say 0."""
+    source: SourceComponent[Any]
+    """A source: a table with its name and its keys; it may be a mixture."""
+
+
+@frozen(kw_only=True)
+class Stages:
+    """Sources one after another: when a stage has given its samples, the next one begins with the very next sample."""
+
+    gives: ClassVar[type] = Samples
+
+    stages: tuple[Stage, ...] = field(validator=_stages)
+    """The stages in their order. All are built when the run starts, so that a mistake in the last one shows at once."""
+
+    def build(self, place: Place, multiple: int) -> Source[Samples]:
+        children = {
+            label: build(stage.source, place, f"stage {label}", multiple)
+            for label, stage in zip(_labels(self.stages), self.stages, strict=True)
+        }
+        return StagesSource(children, [stage.samples for stage in self.stages])
+
+
+class StagesSource:
+    """The position is a stage and the samples it has given, so that lengths may be changed at a resume."""
+
+    def __init__(self, children: dict[str, Source[Samples]], lengths: list[int]) -> None:
+        self._children, self._labels, self._lengths = children, list(children), lengths
+        self._stage = self._given = 0
+
+    def draw(self, count: int) -> Samples:
+        items: list[Sample] = []
+        while len(items) < count:
+            wanted = count - len(items)
+            if self._stage + 1 < len(self._labels):
+                left = self._lengths[self._stage] - self._given
+                if left <= 0:
+                    self._stage, self._given = self._stage + 1, 0
+                    continue
+                wanted = min(wanted, left)
+            label = self._labels[self._stage]
+            items += named(self._children[label].draw(wanted), label)
+            self._given += wanted
+        return Samples(items=tuple(items))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "stage": self._labels[self._stage],
+            "given": self._given,
+            "stages": {label: child.state_dict() for label, child in self._children.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if missing := [label for label in state["stages"] if label not in self._children]:
+            raise QiError(
+                f"source.stages: the checkpoint knows a stage {missing[0]!r}, the recipe has "
+                f"{', '.join(self._labels)}; keep the stages' names (lengths may change, stages may be added)"
+            )
+        for label, own in state["stages"].items():
+            self._children[label].load_state_dict(own)
+        self._stage, self._given = self._labels.index(state["stage"]), state["given"]
+
+    def report(self) -> dict[str, int]:
+        return reports({f"stage {label}": child for label, child in self._children.items()})

@@ -1,0 +1,232 @@
+"""The sources ``mixture`` and ``stages``: exact shares, hard transitions, and positions that can be saved."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from attrs import frozen
+
+from qi_core import Place, QiError, Sample, Samples
+from qi_plugins.source_mixture.mixture import Mixture, Part
+from qi_plugins.source_mixture.stages import Stage, Stages
+
+
+@frozen(kw_only=True)
+class Counting:
+    """Gives its name and 0, 1, 2 ..."""
+
+    gives: ClassVar[type] = Samples
+
+    name: str
+
+    def build(self, place: Place, multiple: int) -> Any:
+        return _Counting(self.name, place.seed)
+
+
+class _Counting:
+    def __init__(self, name: str, seed: int) -> None:
+        self.name, self.seed, self.at = name, seed, 0
+
+    def draw(self, count: int) -> Samples:
+        self.at += count
+        items = (
+            Sample(key=f"{i}", prompt=f"{self.name}{i}", image=torch.empty(3, 0, 0))
+            for i in range(self.at - count, self.at)
+        )
+        return Samples(items=tuple(items))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"at": self.at}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.at = state["at"]
+
+    def report(self) -> dict[str, int]:
+        return {"too small": 2} if self.name == "a" else {}
+
+
+@frozen(kw_only=True)
+class Others:
+    """Gives something else."""
+
+    gives: ClassVar[type] = int
+
+    def build(self, place: Place, multiple: int) -> Any:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(device=torch.device("cpu"), dtype=torch.float32, seed=3, folder=tmp_path)
+
+
+def mixture(**weights: float) -> Mixture:
+    return Mixture(parts=tuple(Part(weight=w, source=Counting(name=n)) for n, w in weights.items()))
+
+
+def curriculum(*lengths: int) -> Stages:
+    return Stages(
+        stages=tuple(Stage(name=n, samples=k, source=Counting(name=n)) for n, k in zip("abc", lengths, strict=True))
+    )
+
+
+def prompts(samples: Samples) -> list[str]:
+    return [sample.prompt for sample in samples]
+
+
+def test_each_part_has_its_exact_share_of_every_block(place: Place) -> None:
+    source = mixture(a=5, b=2, c=1).build(place, 16)
+    for _ in range(5):
+        assert Counter(prompt[0] for prompt in prompts(source.draw(64))) == {"a": 40, "b": 16, "c": 8}
+
+
+@pytest.mark.parametrize("weights", [{"a": 0.7, "b": 0.3}, {"a": 1, "b": 1, "c": 1}, {"a": 1, "b": 0.003}])
+def test_shares_that_do_not_divide_a_block_are_never_off_by_a_whole_sample(
+    place: Place, weights: dict[str, float]
+) -> None:
+    """Also a part that is due less than once a block is not starved."""
+    source = mixture(**weights).build(place, 16)
+    given: Counter[str] = Counter()
+    for number in range(1, 40):
+        given.update(prompt[0] for prompt in prompts(source.draw(64)))
+        for name, weight in weights.items():
+            assert abs(given[name] - 64 * number * weight / sum(weights.values())) < 1
+    assert min(given.values()) > 0
+
+
+def test_the_order_has_no_rhythm_and_comes_from_the_seed(place: Place, tmp_path: Path) -> None:
+    def order(seed: int) -> str:
+        other = Place(device=place.device, dtype=place.dtype, seed=seed, folder=tmp_path)
+        return "".join(prompt[0] for prompt in prompts(mixture(a=1, b=1).build(other, 16).draw(128)))
+
+    assert order(1) == order(1) != order(2)
+    assert order(1)[:64] != order(1)[64:]
+    assert "aaa" in order(1)
+    assert "bbb" in order(1)
+
+
+def test_a_part_gives_its_own_samples_in_their_order_under_unique_keys(place: Place) -> None:
+    batch = mixture(a=1, b=1).build(place, 16).draw(100)
+    for name in "ab":
+        own = [prompt for prompt in prompts(batch) if prompt[0] == name]
+        assert own == [f"{name}{i}" for i in range(len(own))]
+    assert len({sample.key for sample in batch}) == 100
+    assert {sample.key.partition("/")[0] for sample in batch} == {"0", "1"}
+
+
+@pytest.mark.parametrize("settings", [mixture(a=0.7, b=0.2, c=0.1), curriculum(50, 41, 0)])
+def test_what_is_drawn_does_not_depend_on_the_batch_size(place: Place, settings: Any) -> None:
+    wanted = prompts(settings.build(place, 16).draw(200))
+    source = settings.build(place, 16)
+    assert [prompt for count in (1, 2, 60, 7, 64, 66) for prompt in prompts(source.draw(count))] == wanted
+
+
+@pytest.mark.parametrize("settings", [mixture(a=0.7, b=0.2, c=0.1), curriculum(50, 41, 0)])
+def test_a_resume_at_any_position_goes_on_with_exactly_what_follows(place: Place, settings: Any) -> None:
+    unbroken = settings.build(place, 16)
+    states, items = [], []
+    for _ in range(140):
+        states.append(json.loads(json.dumps(unbroken.state_dict())))
+        items += prompts(unbroken.draw(1))
+    used = settings.build(place, 16)
+    used.draw(133)
+    for position, state in enumerate(states):
+        for resumed in (settings.build(place, 16), used):
+            resumed.load_state_dict(state)
+            assert prompts(resumed.draw(140 - position)) == items[position:]
+
+
+def test_other_weights_hold_from_the_resume_on(place: Place) -> None:
+    source = mixture(a=1, b=1).build(place, 16)
+    source.draw(100)
+    changed = mixture(a=3, b=1).build(place, 16)
+    changed.load_state_dict(source.state_dict())
+    batch = prompts(changed.draw(64))
+    assert Counter(prompt[0] for prompt in batch) == {"a": 48, "b": 16}
+    assert prompts(source.draw(64)) != batch
+
+
+def test_other_parts_are_refused(place: Place) -> None:
+    with pytest.raises(QiError, match=r"made with 2 parts, the recipe has 3"):
+        mixture(a=1, b=1, c=1).build(place, 16).load_state_dict(mixture(a=1, b=1).build(place, 16).state_dict())
+
+
+def test_stages_follow_each_other_at_the_very_sample(place: Place) -> None:
+    source = curriculum(3, 2, 0).build(place, 16)
+    assert prompts(source.draw(4)) == ["a0", "a1", "a2", "b0"]
+    batch = source.draw(3)
+    assert prompts(batch) == ["b1", "c0", "c1"]
+    assert [sample.key for sample in batch] == ["b/1", "c/0", "c/1"]
+
+
+def test_the_last_stage_goes_on(place: Place) -> None:
+    """A batch made ahead of the last step must not end the run."""
+    assert prompts(curriculum(1, 1, 1).build(place, 16).draw(5))[2:] == ["c0", "c1", "c2"]
+
+
+def test_lengths_of_stages_may_change_at_a_resume_names_may_not(place: Place) -> None:
+    source = curriculum(3, 4, 0).build(place, 16)
+    source.draw(5)
+    longer = curriculum(3, 5, 0).build(place, 16)
+    longer.load_state_dict(source.state_dict())
+    assert prompts(longer.draw(4)) == ["b2", "b3", "b4", "c0"]
+    shorter = curriculum(1, 1, 0).build(place, 16)
+    shorter.load_state_dict(source.state_dict())
+    assert prompts(shorter.draw(2)) == ["c0", "c1"]
+    renamed = Stages(stages=(Stage(name="x", source=Counting(name="x")),))
+    with pytest.raises(QiError, match="knows a stage 'a', the recipe has x"):
+        renamed.build(place, 16).load_state_dict(source.state_dict())
+
+
+def test_a_stage_may_be_a_mixture(place: Place) -> None:
+    settings = Stages(
+        stages=(Stage(name="plain", samples=10, source=Counting(name="a")), Stage(source=mixture(b=1, c=1)))
+    )
+    source = settings.build(place, 16)
+    source.draw(10)
+    keys = [sample.key for sample in source.draw(64)]
+    assert Counter(key.rpartition("/")[0] for key in keys) == {"1/0": 32, "1/1": 32}
+    assert source.report() == {"stage plain: too small": 2}
+
+
+def test_children_roll_numbers_of_their_own(place: Place) -> None:
+    source: Any = mixture(a=1, b=1).build(place, 16)
+    assert len({child.seed for child in source._children.values()} | {place.seed}) == 3
+
+
+@pytest.mark.parametrize(
+    ("make", "wanted"),
+    [
+        (lambda: Mixture(parts=()), "no parts"),
+        (lambda: mixture(a=0), "above 0"),
+        (lambda: mixture(a=float("nan")), "above 0"),
+        (lambda: Stages(stages=()), "no stages"),
+        (lambda: curriculum(0, 1, 1), "only the last stage"),
+        (lambda: Stages(stages=(Stage(name="x", samples=1, source=Counting(name="a")),) * 2), "two stages are called"),
+    ],
+)
+def test_settings_that_make_no_sense(make: Any, wanted: str) -> None:
+    with pytest.raises(ValueError, match=wanted):
+        make()
+
+
+def test_only_sources_of_samples_can_be_combined() -> None:
+    with pytest.raises(QiError, match=r"parts\[1\]: Others gives int; .* must all give Samples"):
+        Mixture(parts=(Part(source=Counting(name="a")), Part(source=Others())))
+    with pytest.raises(QiError, match=r"stages\[0\]"):
+        Stages(stages=(Stage(source=Others()),))
+
+
+def test_the_components_are_read_without_torch() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from qi_plugins.source_mixture import qi_sources; qi_sources(); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
