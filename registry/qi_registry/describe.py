@@ -14,11 +14,10 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 import attrs
 
 from qi_core.errors import QiError
-from qi_registry.kinds import KINDS, Kind, kind_of
+from qi_registry.kinds import KINDS, NAME, Kind, kind_of, kinds_in
 from qi_registry.mistakes import show
 from qi_registry.recipe import SETTINGS, WORDS, plain
 from qi_registry.registry import Registry
-from qi_registry.structure import NAME
 from qi_registry.wording import says
 
 Json = dict[str, Any]
@@ -120,7 +119,7 @@ def _record(cls: type[Any], registry: Registry) -> Json:
         if field.doc:
             entry["description"] = field.doc
         if field.default is not attrs.NOTHING and field.default is not None:
-            entry["default"] = plain(field.default, registry)
+            entry["default"] = plain(field.default, kinds_in(field.type), registry)
         properties[field.name] = entry
     described: Json = {"description": first_line(cls)} if first_line(cls) else {}
     return {**described, "type": "object", "properties": properties, "additionalProperties": False}

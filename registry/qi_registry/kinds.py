@@ -92,6 +92,8 @@ KINDS = {
     )
 }
 COMMANDS_HOOK = "qi_commands"
+NAME = "name"
+"""The key that picks a component."""
 
 _BY_PROTOCOL = {kind.protocol: kind for kind in KINDS.values()}
 
@@ -105,3 +107,10 @@ def kind_of(annotation: Any) -> Kind | None:
         (works,) = get_args(annotation) or (None,)
         return kind_of(works) if works is not None else None
     return _BY_PROTOCOL.get(f"{origin.__module__}.{origin.__name__}")
+
+
+def kinds_in(annotation: Any) -> tuple[Kind, ...]:
+    """The kinds that a field's annotation stands for or holds (``tuple[Sampler, ...]``, ``Sampler | None``)."""
+    if kind := kind_of(annotation):
+        return (kind,)
+    return tuple(kind for part in get_args(annotation) for kind in kinds_in(part))

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from qi_core.errors import QiError, RecipeError
-from qi_registry.kinds import KINDS, Kind
+from qi_registry.kinds import KINDS, NAME, Kind
 from qi_registry.mistakes import Layer, Mistake, did_you_mean, locate, show
 from qi_registry.recipe import SETTINGS, WORDS, Recipe
 from qi_registry.registry import Registry, installed
-from qi_registry.structure import NAME, Structurer
+from qi_registry.structure import Structurer
 
 EXTENDS = "extends"
 _HERE = Path(__file__).parent
@@ -134,17 +134,17 @@ def _setting(text: str, where: str, told: list[str]) -> Layer:
     """A line of TOML; a value that isn't TOML is text without its quotes."""
     key, equals, value = (part.strip() for part in text.partition("="))
     table: dict[str, Any] = {}
+    if not (key and equals) or "\n" in text or key.startswith("["):
+        told.append(f"{where}: wanted one key=value, such as train.steps=10")
+        return Layer(where, text, table, False)
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError:
+        quoted = value.replace("\\", "\\\\").replace('"', '\\"')
         try:
-            quoted = value.replace("\\", "\\\\").replace('"', '\\"')
             table = tomllib.loads(f'{key} = "{quoted}"')
         except tomllib.TOMLDecodeError as error:
             told.append(f"{where}: not readable as a line of TOML ({error}); wanted key=value")
-    if not equals or "\n" in text or text.lstrip().startswith("["):
-        told.append(f"{where}: wanted one key=value, such as train.steps=10")
-        table = {}
     if EXTENDS in table:
         told.append(f"{where}: extends: only a file can extend another")
         del table[EXTENDS]

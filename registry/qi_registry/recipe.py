@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import attrs
 
 from qi_core.errors import QiError
 from qi_core.settings import Guidance, Preview, Train
-from qi_registry.kinds import KINDS
+from qi_registry.kinds import KINDS, NAME, Kind, kinds_in
 from qi_registry.registry import Registry, installed
 
 if TYPE_CHECKING:
@@ -69,12 +70,8 @@ def to_table(recipe: Recipe, registry: Registry | None = None) -> dict[str, Any]
     table: dict[str, Any] = {}
     for field in attrs.fields(Recipe):
         value = getattr(recipe, field.name)
-        if field.name in KINDS and KINDS[field.name].many:
-            table[field.name] = [_component(item, names) for item in value]
-        elif field.name in KINDS:
-            table[field.name] = _component(value, names)
-        else:
-            table[field.name] = plain(value, names)
+        kind = KINDS.get(field.name)
+        table[field.name] = plain(value, (kind,) if kind else (), names)
     return table
 
 
@@ -85,28 +82,27 @@ def to_toml(recipe: Recipe, registry: Registry | None = None) -> str:
     return tomli_w.dumps(to_table(recipe, registry))
 
 
-def _component(component: Any, names: Registry) -> dict[str, Any]:
-    return {"name": names.name_of(component), **_fields(component, names)}
+def plain(value: Any, kinds: Sequence[Kind], names: Registry) -> Any:
+    """A value of a recipe as TOML (and JSON) has it: paths are text, tuples lists, records tables.
+
+    ``kinds``: what a component may be where it stands; none where a record is no component.
+    """
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple | list):
+        return [plain(item, kinds, names) for item in value]
+    if not attrs.has(type(value)):
+        return value
+    return {NAME: names.name_of(value, kinds[0]), **_fields(value, names)} if kinds else _fields(value, names)
 
 
 def _fields(record: Any, names: Registry) -> dict[str, Any]:
     """A record's keys. TOML has no null: a key that is None is left out, which must be what leaving it out means."""
     table: dict[str, Any] = {}
-    for field in attrs.fields(type(record)):
+    for field in attrs.fields(attrs.resolve_types(type(record))):
         value = getattr(record, field.name)
         if value is not None and field.init:
-            table[field.name] = plain(value, names)
+            table[field.name] = plain(value, kinds_in(field.type), names)
         elif field.init and field.default is not None:
             raise QiError(f"{type(record).__name__}.{field.name} is None, which TOML cannot say; give it a value")
     return table
-
-
-def plain(value: Any, names: Registry) -> Any:
-    """A value of a recipe as TOML (and JSON) has it: paths are text, tuples lists, records tables."""
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, tuple | list):
-        return [plain(item, names) for item in value]
-    if attrs.has(type(value)):
-        return _component(value, names) if names.offers(type(value)) else _fields(value, names)
-    return value

@@ -48,18 +48,14 @@ class Registry:
             self._entries[key] = _checked(kind, offers[0])
         return self._entries[key]
 
-    def offers(self, component: type[Any]) -> bool:
-        """Whether a class is offered under some name."""
-        return any(offer.given is component for kind in KINDS.values() for offer in self.plugins.offers(kind.hook))
-
-    def name_of(self, component: object) -> str:
+    def name_of(self, component: object, kind: Kind) -> str:
         """The name under which a component's class is offered. Raises QiError if it is offered under none."""
-        for kind in KINDS.values():
-            for offer in self.plugins.offers(kind.hook):
-                if offer.given is type(component):
-                    return offer.name
+        for offer in self.plugins.offers(kind.hook):
+            if offer.given is type(component):
+                return offer.name
         raise QiError(
-            f"{type(component).__name__}: no plugin offers this class; a recipe can name only what is offered"
+            f"{type(component).__name__}: no plugin offers this class as {kind.a}; "
+            "a recipe can only name what is offered"
         )
 
     def problems(self) -> list[str]:

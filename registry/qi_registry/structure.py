@@ -19,14 +19,12 @@ from cattrs import (
 from cattrs.gen import make_dict_structure_fn
 
 from qi_core.errors import QiError
-from qi_registry.kinds import Kind, kind_of
+from qi_registry.kinds import NAME, Kind, kind_of
 from qi_registry.mistakes import Mistake, Where, did_you_mean, show
 from qi_registry.registry import Registry
 from qi_registry.wording import says
 
 Hook = Callable[[Any, Any], Any]
-NAME = "name"
-"""The key that picks a component."""
 
 
 class Wrong(ValueError):
@@ -93,10 +91,30 @@ class Structurer:
                 noted = [error for error in failed.exceptions if _place(error) is not None or _is_extra(error)]
                 bad = {_place(error) for error in noted} | {key for error in noted for key in _extra_keys(error)}
                 rest = {key: item for key, item in value.items() if key not in bad}
-                errors = noted + _out_of_range(make, rest, cls)
+                errors = noted + self._out_of_range(rest, cls)
                 raise _group(errors or failed.exceptions, cls) from None
 
         return structure
+
+    def _out_of_range(self, settings: dict[str, Any], cls: type[Any]) -> list[Exception]:
+        """What the validators say of settings that fit their types, each asked by itself: attrs stops at the first."""
+        partial = object.__new__(cls)
+        given = [field for field in attrs.fields(cls) if field.name in settings and field.converter is None]
+        for field in given:
+            value = self._converter.structure(settings[field.name], field.type)
+            object.__setattr__(partial, field.name, value)
+        errors: list[Exception] = []
+        for field in given:
+            if field.validator is None:
+                continue
+            try:
+                field.validator(partial, field, getattr(partial, field.name))
+            except AttributeError:
+                continue  # it asks for another key, which was not given or is wrong itself
+            except Exception as error:
+                error.add_note(AttributeValidationNote(f"field {field.name}", field.name, field.type))
+                errors.append(error)
+        return errors
 
     def _tuple(self, annotation: Any) -> Hook:
         members = get_args(annotation)
@@ -235,25 +253,6 @@ def _place(error: BaseException) -> str | int | None:
         if isinstance(note, IterableValidationNote):
             return note.index
     return None
-
-
-def _out_of_range(make: Hook, settings: dict[str, Any], cls: type[Any]) -> list[Exception]:
-    """What the validators of the fields say, each asked by itself: attrs would stop at the first."""
-    try:
-        with attrs.validators.disabled():
-            made = make(settings, cls)
-    except ClassValidationError:
-        return []  # a check over several fields cannot be asked while some of them are wrong
-    errors: list[Exception] = []
-    for field in attrs.fields(cls):
-        if field.validator is None:
-            continue
-        try:
-            field.validator(made, field, getattr(made, field.name))
-        except Exception as error:
-            error.add_note(AttributeValidationNote(f"field {field.name}", field.name, field.type))
-            errors.append(error)
-    return errors
 
 
 def _unfold(error: BaseException, path: Where) -> Iterator[Mistake]:

@@ -31,10 +31,9 @@ class Check:
         print(f"{args.recipe}: no mistakes; what differs from the defaults stands in brackets")
         for field in attrs.fields(Recipe):
             value = getattr(recipe, field.name)
-            many = field.name in KINDS and KINDS[field.name].many
-            if field.name in KINDS:
-                parts = [f"{installed().name_of(part)} {_own(part)}".strip() for part in (value if many else (value,))]
-                text = ", ".join(parts) or "none"
+            if kind := KINDS.get(field.name):
+                parts = value if kind.many else (value,)
+                text = ", ".join(f"{installed().name_of(part, kind)} {_own(part)}".strip() for part in parts) or "none"
             elif field.name == "folder":
                 text = str(recipe.path)
             else:
