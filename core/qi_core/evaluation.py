@@ -21,7 +21,9 @@ class Evaluation(Protocol):
 class EvaluationComponent(Protocol):
     """The settings of an evaluation."""
 
-    every: int
-    """Steps between two; 0: only at the end."""
+    @property
+    def every(self) -> int:
+        """Steps between two; 0: only at the end. A field of the class."""
+        ...
 
     def build(self, place: Place) -> Evaluation: ...

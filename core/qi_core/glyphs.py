@@ -93,6 +93,8 @@ class Legible(Protocol):
 
 SMALLEST = 5
 """Pixels an em below which nobody can read."""
+UNREAD = "\ufffd"
+"""Stands in a reading for a slot that holds nothing like any glyph."""
 
 
 def moved(image: Bytes, dx: int, dy: int) -> Bytes:
@@ -149,7 +151,7 @@ class Reading:
     """What stands in a picture."""
 
     text: str
-    """Empty where nothing legible does."""
+    """Empty where nothing legible does; ``UNREAD`` for a slot that is better explained by nothing than by a glyph."""
     likeness: float
     """Part of the picture's variance that the string, drawn in its two colours, explains: 0 to 1."""
     foreground: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -167,7 +169,7 @@ class Reader:
     """
 
     typesets: tuple[Typeset, ...]
-    least: float = 0.25
+    least: float = 0.1
     """A string that explains less of the picture is not legible, even if it is the best."""
 
     def read(self, picture: Floats) -> Reading:
@@ -184,7 +186,7 @@ class Reader:
         line = np.tensordot(axis, pixels, axes=1).astype(np.float32)
         guess = max((guess for face in self.typesets for guess in _guesses(line, face)), key=lambda g: g.explained)
         mask = guess.face.mask(guess.text, guess.dx, guess.dy).astype(np.float64).reshape(-1) / 255.0
-        return _reading(guess.text, mask, pixels.reshape(3, -1), total, self.least)
+        return _reading(guess.legible, mask, pixels.reshape(3, -1), total, self.least)
 
 
 @frozen
@@ -193,6 +195,9 @@ class _Guess:
 
     explained: float
     text: str
+    """With a glyph in every slot, for otherwise a longer string with empty slots would do as well as the right one."""
+    legible: str
+    """With ``UNREAD`` where the slot is empty."""
     face: Typeset
     dx: int
     dy: int
@@ -208,24 +213,26 @@ def _guesses(line: Floats, face: Typeset) -> Iterator[_Guess]:
             total = float(((view - view.mean()) ** 2).sum())
             for count in range(face.shortest, face.longest + 1):
                 for start in (np.quantile(view, (0.02, 0.98)), np.quantile(view, (0.98, 0.02))):
-                    explained, text = _decode(view, face, count, float(start[0]), float(start[1] - start[0]))
-                    yield _Guess(explained / max(total, 1e-12), text, face, dx, dy)
+                    explained, text, legible = _decode(view, face, count, float(start[0]), float(start[1] - start[0]))
+                    yield _Guess(explained / max(total, 1e-12), text, legible, face, dx, dy)
 
 
-def _decode(view: Floats, face: Typeset, count: int, base: float, step: float) -> tuple[float, str]:
+def _decode(view: Floats, face: Typeset, count: int, base: float, step: float) -> tuple[float, str, str]:
     """Best glyph a slot, for values ``base + step * ink``; both are fitted anew to what was read, a few times over.
 
-    Returns how much of the squared deviation the string explains, and the string.
+    Returns how much of the squared deviation the string explains, the string, and what of it is legible.
     """
     glyphs, sums, squares = _flat(face)
     left = face.left(count)
     slots = view[:, left : left + count * face.pitch].reshape(face.height, count, face.pitch)
     inner = slots.swapaxes(0, 1).reshape(count, -1) @ glyphs.T  # (S, C)
     rows, pixels, values = np.arange(count), view.size, float(view.sum())
-    explained, chosen = 0.0, np.zeros(count, dtype=np.intp)
+    explained, chosen, better = 0.0, np.zeros(count, dtype=np.intp), np.zeros(count, dtype=np.bool_)
     for _ in range(4):
-        # |slot - base - step glyph|^2 without the part that is the same for every glyph
-        now = (step * step * squares - 2.0 * step * (inner - base * sums)).argmin(axis=1)
+        # |slot - base - step glyph|^2 - |slot - base|^2: what the glyph adds to the error of an empty slot
+        added = step * step * squares - 2.0 * step * (inner - base * sums)
+        now = added.argmin(axis=1)
+        better = added[rows, now] <= 0.0
         ink = float(sums[now].sum())
         spread = float(squares[now].sum()) - ink * ink / pixels
         if spread < 1e-6:
@@ -236,7 +243,8 @@ def _decode(view: Floats, face: Typeset, count: int, base: float, step: float) -
         explained, before, chosen = covariance * step, chosen, now
         if np.array_equal(before, now):
             break
-    return explained, "".join(face.characters[index] for index in chosen)
+    text = "".join(face.characters[index] for index in chosen)
+    return explained, text, "".join(c if good else UNREAD for c, good in zip(text, better, strict=True))
 
 
 @lru_cache(maxsize=64)

@@ -62,7 +62,7 @@ def characters(font: str) -> frozenset[str]:
 
     path = locate(font)
     try:
-        with TTFont(path, lazy=True) as file:
+        with path.open("rb") as stream, TTFont(stream, lazy=True) as file:
             return frozenset(map(chr, file.getBestCmap() or {}))
     except (TTLibError, OSError) as error:
         raise QiError(f"font {path}: cannot be read ({error}); wanted a TrueType or OpenType font") from error
