@@ -56,7 +56,7 @@ class Eyes:
 
     def count(self, image: Image.Image) -> int:
         """Tokens that a resized picture will give."""
-        patches: int = self._processor.get_number_of_image_patches(image.height, image.width)
+        patches: int = self._processor.get_number_of_image_patches(image.height, image.width, {})
         return patches // int(self._processor.merge_size) ** 2
 
     def see(self, images: Sequence[Image.Image]) -> Seen:

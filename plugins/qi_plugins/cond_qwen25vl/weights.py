@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -24,11 +24,11 @@ _VISION = {r"^model\.visual\.": "", r"^visual\.": ""}
 
 
 class _Language(Qwen2_5_VLTextModel):  # type: ignore[misc]
-    _keys_to_ignore_on_load_unexpected = (r"^(model\.)?visual\.", r"^lm_head\.")
+    _keys_to_ignore_on_load_unexpected: ClassVar = [r"^(model\.)?visual\.", r"^lm_head\."]
 
 
 class _Vision(Qwen2_5_VisionTransformerPretrainedModel):  # type: ignore[misc]
-    _keys_to_ignore_on_load_unexpected = (r"^(model|language_model)\.(?!visual\.)", r"^lm_head\.")
+    _keys_to_ignore_on_load_unexpected: ClassVar = [r"^(model|language_model)\.(?!visual\.)", r"^lm_head\."]
 
 
 def read_config(folder: Path) -> Any:
@@ -100,7 +100,7 @@ def _told(folder: Path, wanted: str) -> Iterator[None]:
     """What transformers raises for a bad file, as one line that names the folder."""
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError, StrictDataclassError) as error:
+    except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())[:300]
         raise QiError(f"{folder}: {reason}; wanted {wanted}; download the checkpoint again") from error
 
