@@ -16,8 +16,8 @@ from qi_plugins.mmdit.architecture import Architecture
 from qi_plugins.mmdit.attention import attention
 from qi_plugins.mmdit.layout import Layout
 from qi_plugins.mmdit.rope import rotate
+from qi_plugins.mmdit.runs import EPS, Runs
 
-EPS = 1e-6
 SINUSOID = 256
 
 
@@ -109,36 +109,26 @@ class JointAttention(nn.Module):
     def forward(self, img_ND: Tensor, txt_LD: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """Both streams -> both streams."""
         txt_q, img_q = self._heads(self.add_q_proj(txt_LD)), self._heads(self.to_q(img_ND))
-        q = torch.cat([self.norm_added_q(txt_q), self.norm_q(img_q)])
-        k, v = self._keys(img_ND, txt_LD)
+        q = layout.join(self.norm_added_q(txt_q), self.norm_q(img_q))
+        k, v = self._keys(img_ND, txt_LD, layout)
         out = attention(rotate(q, layout.turns), rotate(k, layout.turns), v, layout.joint)
-        txt, img = out[: len(txt_LD)], out[len(txt_LD) :]
+        txt, img = layout.part(out)
         return self.to_out[0](img), self.to_add_out(txt)
 
     def last(self, img_ND: Tensor, txt_LD: Tensor, layout: Layout) -> Tensor:
         """Both streams -> the targets, which are all that is used after the last block."""
         asking_MD = img_ND if layout.targets is None else img_ND.index_select(0, layout.targets)
         q = self.norm_q(self._heads(self.to_q(asking_MD)))
-        k, v = self._keys(img_ND, txt_LD)
+        k, v = self._keys(img_ND, txt_LD, layout)
         out: Tensor = self.to_out[0](
             attention(rotate(q, layout.target_turns), rotate(k, layout.turns), v, layout.final)
         )
         return out
 
-    def _keys(self, img_ND: Tensor, txt_LD: Tensor) -> tuple[Tensor, Tensor]:
+    def _keys(self, img_ND: Tensor, txt_LD: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         txt_k, img_k = self._heads(self.add_k_proj(txt_LD)), self._heads(self.to_k(img_ND))
-        k = torch.cat([self.norm_added_k(txt_k), self.norm_k(img_k)])
-        return k, self._heads(torch.cat([self.add_v_proj(txt_LD), self.to_v(img_ND)]))
-
-
-def spread(modulation_KD: Tensor, rows: Tensor | None) -> Tensor:
-    """One row a sample -> one row a token (or one row for all, which broadcasts)."""
-    return modulation_KD if rows is None else modulation_KD.index_select(0, rows)
-
-
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """LN(x) (1 + scale) + shift."""
-    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=EPS), 1 + scale)
+        k = layout.join(self.norm_added_k(txt_k), self.norm_k(img_k))
+        return k, self._heads(layout.join(self.add_v_proj(txt_LD), self.to_v(img_ND)))
 
 
 class Block(nn.Module):
@@ -162,30 +152,27 @@ class Block(nn.Module):
     def forward(self, img_ND: Tensor, txt_LD: Tensor, temb_KD: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """``temb_KD``: time embeddings; with zero_cond_t the second half of its rows is that of clean pictures."""
         samples = len(temb_KD) // 2 if self.zero_cond_t else len(temb_KD)
-        img_rows = layout.image_times if self.zero_cond_t else layout.image_rows
+        image, text = layout.image_times if self.zero_cond_t else layout.image, layout.text
         img_mod, txt_mod = self.img_mod(temb_KD), self.txt_mod(temb_KD[:samples])
+        i_shift1, i_scale1, i_gate1, i_shift2, i_scale2, i_gate2 = image.take(img_mod).chunk(6, dim=-1)
+        t_shift1, t_scale1, t_gate1, t_shift2, t_scale2, t_gate2 = txt_mod.chunk(6, dim=-1)
+        img = image.modulate(img_ND, i_shift1, i_scale1)
+        txt = text.modulate(txt_LD, t_shift1, t_scale1)
         if self.is_last:
-            return self._last(img_ND, txt_LD, spread(img_mod, img_rows), txt_mod, layout), txt_LD
-        i_shift1, i_scale1, i_gate1, i_shift2, i_scale2, i_gate2 = spread(img_mod, img_rows).chunk(6, dim=-1)
-        t_shift1, t_scale1, t_gate1, t_shift2, t_scale2, t_gate2 = spread(txt_mod, layout.text_rows).chunk(6, dim=-1)
-        img, txt = self.attn(modulate(img_ND, i_shift1, i_scale1), modulate(txt_LD, t_shift1, t_scale1), layout)
-        img_ND = torch.addcmul(img_ND, i_gate1, img)
-        txt_LD = torch.addcmul(txt_LD, t_gate1, txt)
-        img_ND = torch.addcmul(img_ND, i_gate2, self.img_mlp(modulate(img_ND, i_shift2, i_scale2)))
-        txt_LD = torch.addcmul(txt_LD, t_gate2, self.txt_mlp(modulate(txt_LD, t_shift2, t_scale2)))
+            return self._targets(img_ND, self.attn.last(img, txt, layout), img_mod[:samples], layout), txt_LD
+        img, txt = self.attn(img, txt, layout)
+        img_ND = image.gate(img_ND, i_gate1, img)
+        txt_LD = text.gate(txt_LD, t_gate1, txt)
+        img_ND = image.gate(img_ND, i_gate2, self.img_mlp(image.modulate(img_ND, i_shift2, i_scale2)))
+        txt_LD = text.gate(txt_LD, t_gate2, self.txt_mlp(text.modulate(txt_LD, t_shift2, t_scale2)))
         return img_ND, txt_LD
 
-    def _last(self, img_ND: Tensor, txt_LD: Tensor, img_mod: Tensor, txt_mod: Tensor, layout: Layout) -> Tensor:
-        shift1, scale1, *_ = img_mod.chunk(6, dim=-1)
-        width = txt_LD.shape[-1]
-        t_shift1, t_scale1 = spread(txt_mod[:, : 2 * width], layout.text_rows).chunk(2, dim=-1)
-        out = self.attn.last(modulate(img_ND, shift1, scale1), modulate(txt_LD, t_shift1, t_scale1), layout)
-        if layout.targets is not None:
-            img_ND = img_ND.index_select(0, layout.targets)
-            img_mod = img_mod if len(img_mod) == 1 else img_mod.index_select(0, layout.targets)
-        _, _, gate1, shift2, scale2, gate2 = img_mod.chunk(6, dim=-1)
-        img_MD = torch.addcmul(img_ND, gate1, out)
-        return torch.addcmul(img_MD, gate2, self.img_mlp(modulate(img_MD, shift2, scale2)))
+    def _targets(self, img_ND: Tensor, attended_MD: Tensor, mod_BD: Tensor, layout: Layout) -> Tensor:
+        """The second half of the last block, for the tokens that are used afterwards."""
+        img_MD, target = img_ND if layout.targets is None else img_ND.index_select(0, layout.targets), layout.target
+        _, _, gate1, shift2, scale2, gate2 = mod_BD.chunk(6, dim=-1)
+        img_MD = target.gate(img_MD, gate1, attended_MD)
+        return target.gate(img_MD, gate2, self.img_mlp(target.modulate(img_MD, shift2, scale2)))
 
 
 class NormOut(nn.Module):
@@ -195,6 +182,6 @@ class NormOut(nn.Module):
         super().__init__()
         self.linear = nn.Linear(width, 2 * width)
 
-    def forward(self, img_MD: Tensor, temb_BD: Tensor, rows: Tensor | None) -> Tensor:
-        scale, shift = spread(self.linear(F.silu(temb_BD)), rows).chunk(2, dim=-1)
-        return modulate(img_MD, shift, scale)
+    def forward(self, img_MD: Tensor, temb_BD: Tensor, target: Runs) -> Tensor:
+        scale, shift = self.linear(F.silu(temb_BD)).chunk(2, dim=-1)
+        return target.modulate(img_MD, shift, scale)

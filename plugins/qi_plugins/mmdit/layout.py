@@ -11,13 +11,17 @@ from __future__ import annotations
 from itertools import accumulate, pairwise
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor
 
 from qi_core import Condition, Grid, Latents
 from qi_core.data import grid_tokens
-from qi_plugins.mmdit.attention import Backend, Plan, make_plan
+from qi_plugins.mmdit.attention import Backend, Plan, plan_in_order, plan_table
 from qi_plugins.mmdit.rope import Rope, place_pictures
+from qi_plugins.mmdit.runs import Runs
+
+# Up to so many keys a sample, one call over a table of all samples beats one call a sample on the CPU.
+TABLE_UP_TO = 128
 
 
 @frozen(kw_only=True)
@@ -55,14 +59,18 @@ class Layout:
     """(N,) rows of [all targets, all references] that make up the image tokens. None: there are no references."""
     targets: Tensor | None
     """(M,) image tokens that are targets. None: all are."""
-    text_rows: Tensor | None
-    """(L,) the sample of each text token. None: there is one sample."""
-    image_rows: Tensor | None
-    """(N,) the sample of each image token. None: there is one sample."""
-    image_times: Tensor
-    """(N,) the same, plus B for references: which row of [t; clean] a token is modulated by."""
-    target_rows: Tensor | None
-    """(M,) the sample of each target token. None: there is one sample."""
+    text: Runs
+    """Text tokens by sample."""
+    image: Runs
+    """Image tokens by sample, targets and references together."""
+    image_times: Runs
+    """The same apart: of [t; clean] rows of modulation, references take the clean ones."""
+    target: Runs
+    """Target tokens by sample."""
+    text_lengths: tuple[int, ...]
+    image_lengths: tuple[int, ...]
+    woven: bool
+    """Whether joint rows stand sample by sample (text, then image, of each), or all text before all images."""
     turns: Tensor
     """(S, 1, E/2) complex64, joint rows."""
     target_turns: Tensor
@@ -72,11 +80,21 @@ class Layout:
     final: Plan
     """Targets alone ask: in the last block nothing else is used afterwards."""
 
+    def join(self, txt: Tensor, img: Tensor) -> Tensor:
+        """Text tokens and image tokens -> joint rows, in one copy."""
+        if not self.woven:
+            return torch.cat([txt, img])
+        parts = zip(torch.split(txt, list(self.text_lengths)), torch.split(img, list(self.image_lengths)), strict=True)
+        return torch.cat([part for pair in parts for part in pair])
 
-def _spread(lengths: list[int], device: torch.device) -> Tensor:
-    """(sum,) which run each token belongs to."""
-    counts = torch.tensor(lengths)
-    return torch.repeat_interleave(torch.arange(len(lengths)), counts).to(device)
+    def part(self, joint: Tensor) -> tuple[Tensor, Tensor]:
+        """Joint rows -> text tokens and image tokens."""
+        if not self.woven:
+            txt, img = torch.split(joint, [sum(self.text_lengths), sum(self.image_lengths)])
+            return txt, img
+        lengths = [n for pair in zip(self.text_lengths, self.image_lengths, strict=True) for n in pair]
+        parts = torch.split(joint, lengths)
+        return torch.cat(parts[::2]), torch.cat(parts[1::2])
 
 
 def make_layout(shapes: Shapes, rope: Rope) -> Layout:
@@ -85,6 +103,7 @@ def make_layout(shapes: Shapes, rope: Rope) -> Layout:
     target_lengths = [grid_tokens(grid) for grid in shapes.targets]
     reference_lengths = [sum(map(grid_tokens, grids)) for grids in shapes.references]
     image_lengths = [a + b for a, b in zip(target_lengths, reference_lengths, strict=True)]
+    key_lengths = [a + b for a, b in zip(shapes.texts, image_lengths, strict=True)]
 
     tables, starts = [], []
     for grid, references in zip(shapes.targets, shapes.references, strict=True):
@@ -94,30 +113,51 @@ def make_layout(shapes: Shapes, rope: Rope) -> Layout:
     image_turns = torch.cat(tables)[:, None]
     text_turns = rope.text(starts, shapes.texts, device)[:, None]
 
-    text_runs = _runs(list(shapes.texts), 0)
-    image_runs = _runs(image_lengths, sum(shapes.texts))
-    keys = list(zip(text_runs, image_runs, strict=True))
-    target_runs = [(run,) for run in _runs(target_lengths, 0)]
-
     gather = targets = None
-    parts = _spread([n for pair in zip(target_lengths, reference_lengths, strict=True) for n in pair], device)
+    both = [n for pair in zip(target_lengths, reference_lengths, strict=True) for n in pair]
     if any(reference_lengths):
-        targets = (parts % 2 == 0).nonzero()[:, 0]
-        gather = torch.empty_like(parts)
-        gather[targets] = torch.arange(len(targets), device=device)
-        gather[parts % 2 == 1] = torch.arange(len(targets), len(parts), device=device)
-    many = samples > 1
-    return Layout(
+        shown = torch.repeat_interleave(torch.arange(len(both)) % 2 == 1, torch.tensor(both))
+        # A stable sort puts all targets before all references; its inverse takes them from there.
+        gather = torch.argsort(torch.argsort(shown, stable=True)).to(device)
+        targets = (~shown).nonzero()[:, 0].to(device)
+
+    short = samples > 1 and device.type == "cpu" and max(key_lengths) <= TABLE_UP_TO
+    joint, final = (
+        _plans(shapes, target_lengths, image_lengths, key_lengths)
+        if short
+        else _in_order(shapes, target_lengths, key_lengths)
+    )
+    layout = Layout(
         gather=gather,
         targets=targets,
-        text_rows=_spread(list(shapes.texts), device) if many else None,
-        image_rows=parts // 2 if many else None,
-        image_times=parts // 2 + samples * (parts % 2),
-        target_rows=_spread(target_lengths, device) if many else None,
-        turns=torch.cat([text_turns, image_turns]),
+        text=Runs.of(shapes.texts, device),
+        image=Runs.of(image_lengths, device),
+        image_times=Runs.of(both, device, [i for sample in range(samples) for i in (sample, samples + sample)]),
+        target=Runs.of(target_lengths, device),
+        text_lengths=shapes.texts,
+        image_lengths=tuple(image_lengths),
+        woven=not short,
+        turns=text_turns,
         target_turns=image_turns if targets is None else image_turns[targets],
-        joint=make_plan(keys, keys, device, shapes.backend),
-        final=make_plan(target_runs, keys, device, shapes.backend),
+        joint=joint,
+        final=final,
+    )
+    return evolve(layout, turns=layout.join(text_turns, image_turns))
+
+
+def _plans(
+    shapes: Shapes, target_lengths: list[int], image_lengths: list[int], key_lengths: list[int]
+) -> tuple[Plan, Plan]:
+    text_runs, image_runs = _runs(list(shapes.texts), 0), _runs(image_lengths, sum(shapes.texts))
+    keys = list(zip(text_runs, image_runs, strict=True))
+    targets = [(run,) for run in _runs(target_lengths, 0)]
+    return plan_table(keys, keys, shapes.device), plan_table(targets, keys, shapes.device)
+
+
+def _in_order(shapes: Shapes, target_lengths: list[int], key_lengths: list[int]) -> tuple[Plan, Plan]:
+    varlen = shapes.backend == "varlen" or (shapes.backend == "auto" and shapes.device.type == "cuda")
+    return plan_in_order(key_lengths, key_lengths, varlen=varlen), plan_in_order(
+        target_lengths, key_lengths, varlen=varlen
     )
 
 

@@ -79,7 +79,7 @@ class MMDiTNetwork(DenoiserModule):
                 img_ND, txt_LD = checkpoint(block, img_ND, txt_LD, temb_KD, layout, use_reentrant=False)
             else:
                 img_ND, txt_LD = block(img_ND, txt_LD, temb_KD, layout)
-        out: Tensor = self.proj_out(self.norm_out(img_ND, temb_KD[: len(sigma_B)], layout.target_rows))
+        out: Tensor = self.proj_out(self.norm_out(img_ND, temb_KD[: len(sigma_B)], layout.target))
         return out
 
     def _layout(self, latents: Latents, condition: Condition) -> Layout:

@@ -1,4 +1,4 @@
-"""Attention by groups, with padding inside or without, is attention sample by sample."""
+"""Attention by groups, in one table or in order, is attention sample by sample."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from qi_plugins.mmdit import attention as module
-from qi_plugins.mmdit.attention import attention, make_plan
+from qi_plugins.mmdit.attention import attention, plan_in_order, plan_table
 
 CPU = torch.device("cpu")
 HEADS, CHANNELS = 2, 8
@@ -30,21 +29,26 @@ def by_hand(q: Tensor, k: Tensor, v: Tensor, queries: list[list[range]], keys: l
 
 
 @pytest.mark.parametrize("texts", [[3], [3, 3], [3, 5, 1], [5, 3, 5, 3]])
-@pytest.mark.parametrize("pad", [0, 100])
+@pytest.mark.parametrize("table", [False, True])
 @pytest.mark.parametrize("only_images_ask", [False, True])
-def test_each_sample_meets_itself(
-    monkeypatch: pytest.MonkeyPatch, texts: list[int], pad: int, only_images_ask: bool
-) -> None:
-    monkeypatch.setattr(module, "PAD_UP_TO", pad)
+def test_each_sample_meets_itself(texts: list[int], table: bool, only_images_ask: bool) -> None:
     images = [4, 2, 4, 4][: len(texts)]
-    keys = [list(pair) for pair in zip(runs(texts), runs(images, sum(texts)), strict=True)]
+    both = [n for pair in zip(texts, images, strict=True) for n in pair]
+    if table:  # all texts, then all images
+        keys = [list(pair) for pair in zip(runs(texts), runs(images, sum(texts)), strict=True)]
+    else:  # sample by sample
+        keys = [[text, image] for text, image in batched(runs(both))]
     queries = [[run] for run in runs(images)] if only_images_ask else keys
     generator = torch.Generator().manual_seed(0)
-    rows = sum(images) if only_images_ask else sum(texts + images)
+    rows = sum(images) if only_images_ask else sum(both)
     q = torch.randn(rows, HEADS, CHANNELS, generator=generator).requires_grad_()
-    k, v = (torch.randn(sum(texts + images), HEADS, CHANNELS, generator=generator).requires_grad_() for _ in range(2))
+    k, v = (torch.randn(sum(both), HEADS, CHANNELS, generator=generator).requires_grad_() for _ in range(2))
 
-    plan = make_plan(queries, keys, CPU, "auto")
+    if table:
+        plan = plan_table(queries, keys, CPU)
+    else:
+        lengths = [sum(map(len, own)) for own in keys]
+        plan = plan_in_order(images if only_images_ask else lengths, lengths, varlen=False)
     found, expected = attention(q, k, v, plan), by_hand(q, k, v, queries, keys)
     torch.testing.assert_close(found, expected)
     weights = torch.randn(found.shape, generator=generator)
@@ -53,17 +57,14 @@ def test_each_sample_meets_itself(
         torch.testing.assert_close(a, b)
 
 
-def test_equal_lengths_are_one_call_and_one_sample_is_not_moved() -> None:
-    two = make_plan([[range(4)], [range(4, 8)]], [[range(4)], [range(4, 8)]], CPU, "sdpa")
-    assert [group.samples for group in two.groups] == [2]
-    assert two.queries is None
-    assert two.mask is None
+def batched(both: list[range]) -> list[tuple[range, range]]:
+    return list(zip(both[::2], both[1::2], strict=True))
 
 
-def test_what_stands_in_the_padding_is_inert() -> None:
-    """Row 0 fills the padding: changing it changes only the sample it belongs to."""
+def test_what_stands_in_empty_slots_is_inert() -> None:
+    """Row 0 stands in for what is not there: changing it changes only the sample it belongs to."""
     keys = [[range(2)], [range(2, 7)], [range(7, 9)]]
-    plan = make_plan(keys, keys, CPU, "auto")
+    plan = plan_table(keys, keys, CPU)
     assert plan.mask is not None
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(9, HEADS, CHANNELS, generator=generator) for _ in range(3))

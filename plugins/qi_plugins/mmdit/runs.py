@@ -1,0 +1,87 @@
+"""Runs of packed tokens that share one modulation: one row of shift, scale and gate for all tokens of a run.
+
+The report's trap of memory: expanding six rows of D to every token writes more than the attention does. So runs of one
+length broadcast, few long runs are computed one by one, and only many short runs of different lengths are expanded.
+
+Shapes: R runs, N tokens, D width, K rows of modulation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from attrs import frozen
+from torch import Tensor
+
+EPS = 1e-6
+
+# Values in a run from which a call of its own is cheaper than expanding the rows (CPU measured; CUDA: launches).
+LONG_RUN = {"cpu": 1 << 14, "cuda": 1 << 20}
+
+
+@frozen(kw_only=True, eq=False)
+class Runs:
+    """Consecutive runs of tokens."""
+
+    lengths: tuple[int, ...]
+    """Tokens of each run; none is empty."""
+    rows: Tensor | None
+    """(R,) which row of the modulation a run takes. None: run i takes row i."""
+    index: Tensor
+    """(N,) the run of each token."""
+
+    @staticmethod
+    def of(lengths: Sequence[int], device: torch.device, rows: Sequence[int] | None = None) -> Runs:
+        """Runs of these lengths, the empty ones left out."""
+        numbers = range(len(lengths)) if rows is None else rows
+        kept = [(length, row) for length, row in zip(lengths, numbers, strict=True) if length]
+        own = [row for _, row in kept]
+        counts = torch.tensor([length for length, _ in kept])
+        return Runs(
+            lengths=tuple(length for length, _ in kept),
+            rows=None if own == list(range(len(lengths))) and rows is None else torch.tensor(own, device=device),
+            index=torch.repeat_interleave(torch.arange(len(kept)), counts).to(device),
+        )
+
+    def take(self, modulation_KD: Tensor) -> Tensor:
+        """(R, D) the row of each run."""
+        return modulation_KD if self.rows is None else modulation_KD.index_select(0, self.rows)
+
+    def _one_by_one(self, x_ND: Tensor) -> bool:
+        return x_ND.numel() >= len(self.lengths) * LONG_RUN.get(x_ND.device.type, LONG_RUN["cuda"])
+
+    def modulate(self, x_ND: Tensor, shift_RD: Tensor, scale_RD: Tensor) -> Tensor:
+        """LN(x) (1 + scale) + shift."""
+        weight_RD, width = 1 + scale_RD, x_ND.shape[-1:]
+        if self._one_by_one(x_ND):
+            # The norm's own affine weights do it in one pass over the tokens.
+            runs = zip(_split(x_ND, self.lengths), weight_RD.unbind(), shift_RD.unbind(), strict=True)
+            return _cat([F.layer_norm(x, width, weight, shift, EPS) for x, weight, shift in runs])
+        return self._addcmul(shift_RD, F.layer_norm(x_ND, width, eps=EPS), weight_RD)
+
+    def gate(self, x_ND: Tensor, gate_RD: Tensor, y_ND: Tensor) -> Tensor:
+        """x + gate y."""
+        if len(set(self.lengths)) == 1:
+            shape = (len(self.lengths), -1, x_ND.shape[-1])
+            return torch.addcmul(x_ND.view(shape), gate_RD[:, None], y_ND.view(shape)).view_as(x_ND)
+        if self._one_by_one(x_ND):
+            runs = zip(_split(x_ND, self.lengths), gate_RD.unbind(), _split(y_ND, self.lengths), strict=True)
+            return _cat([torch.addcmul(x, gate, y) for x, gate, y in runs])
+        return torch.addcmul(x_ND, gate_RD.index_select(0, self.index), y_ND)
+
+    def _addcmul(self, shift_RD: Tensor, x_ND: Tensor, weight_RD: Tensor) -> Tensor:
+        if len(set(self.lengths)) == 1:
+            shape = (len(self.lengths), -1, x_ND.shape[-1])
+            return torch.addcmul(shift_RD[:, None], x_ND.view(shape), weight_RD[:, None]).view_as(x_ND)
+        shift_ND, weight_ND = torch.cat([shift_RD, weight_RD], dim=-1).index_select(0, self.index).chunk(2, dim=-1)
+        return torch.addcmul(shift_ND, x_ND, weight_ND)
+
+
+def _split(x: Tensor, lengths: tuple[int, ...]) -> tuple[Tensor, ...]:
+    return torch.split(x, list(lengths))
+
+
+def _cat(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
