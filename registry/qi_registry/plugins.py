@@ -96,7 +96,7 @@ class Plugins:
 
     def _implementations(self, hook: str) -> list[pluggy.HookImpl]:
         caller = cast("pluggy.HookCaller", getattr(self._manager.hook, hook))
-        return sorted(caller.get_hookimpls(), key=lambda impl: impl.plugin_name)
+        return sorted(caller.get_hookimpls(), key=lambda impl: self.found.index(self._by_key[impl.plugin_name]))
 
     def _call(self, impl: pluggy.HookImpl) -> list[Offer]:
         """One plugin's answer. Called by itself, so that one that fails takes nobody along."""

@@ -212,10 +212,12 @@ def _section(make: Structurer, value: Any, wanted: Any, key: str) -> tuple[Any, 
 def _fits(objective: Any, source: Any) -> list[Mistake]:
     """Whether the source gives what the objective takes."""
     takes, gives = objective.takes, source.gives
-    if issubclass(gives, takes):
+    if isinstance(takes, type) and isinstance(gives, type) and issubclass(gives, takes):
         return []
-    what = f"gives {gives.__name__}, but the objective takes {takes.__name__}; choose another source or objective"
-    return [Mistake(("source",), what)]
+    given, wanted = (getattr(each, "__name__", show(each)) for each in (gives, takes))
+    return [
+        Mistake(("source",), f"gives {given}, but the objective takes {wanted}; choose another source or objective")
+    ]
 
 
 @cache
