@@ -42,14 +42,13 @@ def read_run_now(folder: Path, sets: tuple[str, ...] = ()) -> Recipe:
 
 
 def enter(recipe: Recipe, folder: Path) -> tuple[str, ...]:
-    """Make the folder, or find that the recipe may go on there; keep the recipe in it. What changed since, told.
+    """Keep the recipe in the folder, or find that it may go on there. What changed since, told.
 
     Raises QiError if the folder holds something else, or a run of another architecture.
     """
-    if folder.exists() and not is_run(folder) and any(folder.iterdir()):
-        raise QiError(f"{folder}: not empty and no run; choose another folder with --folder")
     if not is_run(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        if any(entry.name != "lock" for entry in folder.iterdir()):
+            raise QiError(f"{folder}: not empty and no run; choose another folder with --folder")
         write_whole(recipe_path(folder), to_toml(recipe).encode())
         return ()
     before = read_run(folder)

@@ -37,10 +37,11 @@ class Run:
         if args.fresh and folder.exists():
             with locked(folder, "a run"):
                 aside = runs.set_aside(folder)
-        notes = list(runs.enter(recipe, folder))
-        if aside:
-            notes.append(f"the run that was here is now {aside}")
-        with locked(folder, "a run"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder, "a run"):  # before anything in it is judged or rewritten
+            notes = list(runs.enter(recipe, folder))
+            if aside:
+                notes.append(f"the run that was here is now {aside}")
             return train(recipe, folder, notes)
 
 
