@@ -1,0 +1,115 @@
+"""A run stopped at any point goes on as if it had never stopped: the same losses, bit for bit."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from support.small_run import losses, qi, start, steps, wait_for_step, write_recipe
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    qi("run", write_recipe(folder), "--folder", folder / "run")
+    return folder / "run"
+
+
+def weights(folder: Path, name: str) -> dict[str, bytes]:
+    """Every tensor of the last checkpoint's file, as bytes."""
+    last = sorted((folder / "checkpoints").glob("step-*"))[-1]
+    return {key: tensor.numpy().tobytes() for key, tensor in load_file(last / f"{name}.safetensors").items()}
+
+
+@pytest.mark.slow
+def test_kill_9_ten_times_over(unbroken: Path, tmp_path: Path) -> None:
+    recipe, folder = write_recipe(tmp_path), tmp_path / "run"
+    chance = random.Random(5)
+    for step in sorted(chance.sample(range(2, 58), 10)):
+        process = start("run", recipe, "--folder", folder)
+        wait_for_step(process, folder, step)
+        time.sleep(chance.random() * 0.02)  # anywhere in the steps and saves that follow
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    qi("run", recipe, "--folder", folder)
+    assert losses(folder) == losses(unbroken)
+    for name in ("model", "ema", "optimizer"):
+        assert weights(folder, name) == weights(unbroken, name)
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_step_saves_and_stops(unbroken: Path, tmp_path: Path, sent: signal.Signals, code: int) -> None:
+    recipe, folder = write_recipe(tmp_path), tmp_path / "run"
+    process = start("run", recipe, "--folder", folder)
+    wait_for_step(process, folder, 10)
+    process.send_signal(sent)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    done = int(str(steps(folder)[-1]["step"]))
+    assert (folder / "checkpoints" / f"step-{done:08d}").is_dir(), "what was done is saved"
+    assert done < 60
+    qi("run", folder)  # the folder of a run is enough to go on
+    assert losses(folder) == losses(unbroken)
+
+
+def test_a_half_written_checkpoint_is_never_taken(unbroken: Path, tmp_path: Path) -> None:
+    recipe, folder = write_recipe(tmp_path), tmp_path / "run"
+    qi("run", recipe, "--folder", folder, "--set", "train.steps=21")
+    newest = folder / "checkpoints" / "step-00000021"
+    (newest / "checkpoint.json").unlink()  # as a power cut might leave it
+    out = qi("run", recipe, "--folder", folder)
+    assert steps(folder)[21]["step"] == 15, out
+    assert losses(folder) == losses(unbroken)
+
+
+def test_a_damaged_checkpoint_is_told_by_name(tmp_path: Path) -> None:
+    recipe, folder = write_recipe(tmp_path), tmp_path / "run"
+    qi("run", recipe, "--folder", folder, "--set", "train.steps=14")
+    file = folder / "checkpoints" / "step-00000014" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    told = qi("run", recipe, "--folder", folder, code=2)
+    assert "model.safetensors" in told
+    assert len(told.strip().splitlines()) == 1
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    recipe, folder = write_recipe(tmp_path), tmp_path / "run"
+    qi("run", recipe, "--folder", folder, "--set", "train.steps=7")
+    told = qi("run", recipe, "--folder", folder, "--set", "denoiser.layers=3", code=2)
+    assert "denoiser.layers: 2 -> 3" in told
+    assert "--fresh" in told
+    told = qi("run", recipe, "--folder", tmp_path / "next", "--set", f"init={folder}", "--set", "denoiser.heads=4",
+              "--set", "denoiser.head_dim=16", code=2)  # fmt: skip
+    assert "of another shape" in told
+
+
+def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
+    recipe, folder = write_recipe(tmp_path), tmp_path / "run"
+    process = start("run", recipe, "--folder", folder, "--set", "train.steps=100000")
+    wait_for_step(process, folder, 1)
+    told = qi("run", recipe, "--folder", folder, code=2)
+    process.kill()
+    process.communicate()
+    assert "already going on" in told
+
+
+def test_a_later_stage_starts_from_the_averaged_weights(unbroken: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "next"
+    qi("run", write_recipe(tmp_path), "--folder", folder, "--set", f"init={unbroken}", "--set", "train.steps=1",
+       "--set", "optimizer.lr=1e-30")  # fmt: skip
+    assert weights(folder, "model") == weights(unbroken, "ema")
+
+
+def test_fresh_sets_the_old_run_aside(tmp_path: Path) -> None:
+    recipe, folder = write_recipe(tmp_path), tmp_path / "run"
+    for words in ((), ("--fresh",)):
+        qi("run", recipe, "--folder", folder, "--set", "train.steps=3", *words)
+    assert losses(tmp_path / "run.1") == losses(folder)

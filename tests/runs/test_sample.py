@@ -1,0 +1,53 @@
+"""qi sample: any prompt, any size that fits, and one clear line where it doesn't."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from support.small_run import here, write_recipe
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sample")
+    here("run", write_recipe(folder), "--folder", folder / "run", "--set", "train.steps=2")
+    return folder / "run"
+
+
+def test_several_prompts_make_several_pictures(run: Path, tmp_path: Path) -> None:
+    here("sample", run, 'the word "HI"', "文字“你好”", "-o", tmp_path / "x.png", "--size", "48x24")
+    for name in ("x-1.png", "x-2.png"):
+        with Image.open(tmp_path / name) as image:
+            assert image.size == (48, 24), "width x height, never swapped"
+
+
+def test_a_picture_depends_on_seed_and_prompt_alone(run: Path, tmp_path: Path) -> None:
+    here("sample", run, "a", "-o", tmp_path / "alone.png")
+    here("sample", run, "a", "b b b", "-o", tmp_path / "pair.png")
+    here("sample", run, "a", "-o", tmp_path / "other.png", "--seed", "7")
+    alone = (tmp_path / "alone.png").read_bytes()
+    assert alone == (tmp_path / "pair-1.png").read_bytes()
+    assert alone != (tmp_path / "other.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--size", "50x16"), "multiples of 8"),
+        (("--size", "big"), "want WIDTHxHEIGHT"),
+        (("--size", "99999x99999"), "at most 64 million"),
+        (("-o", "nowhere/x.png"), "does not exist"),
+        (("--reference", "nothing.png"), "no picture that can be read"),
+        (("--set", "sampler=hein"), "did you mean 'heun'"),
+    ],
+)
+def test_bad_input_gets_one_clear_line(
+    run: Path, words: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here("sample", run, "a", *words, code=2)
+    err = capsys.readouterr().err
+    assert told in err
+    assert len(err.strip().splitlines()) == 1
