@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from attrs import Attribute, field, frozen, validators
 
@@ -16,46 +16,54 @@ if TYPE_CHECKING:
     from qi_core import Place
     from qi_plugins.source_text.live import TextSource
 
-PLACEHOLDERS = {"text", "foreground", "background"}
-
 
 def _named(instance: RenderedText, attribute: Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
     unknown = [name for name in value if name not in NAMED]
     if unknown or not value:
-        raise ValueError(f"{attribute.name}: found {', '.join(unknown) or 'none'}; wanted some of {', '.join(NAMED)}")
+        found = ", ".join(unknown) or "no colour"
+        raise ValueError(f"'{attribute.name}' names {found}; wanted some of {', '.join(NAMED)}")
 
 
 def _ordered(instance: RenderedText, attribute: Attribute[tuple[int, int]], value: tuple[int, int]) -> None:
     if not 1 <= value[0] <= value[1]:
-        raise ValueError(f"{attribute.name}: found {list(value)}; wanted [fewest, most] with 1 <= fewest <= most")
+        raise ValueError(f"'{attribute.name}' is {list(value)}; wanted [fewest, most] with 1 <= fewest <= most")
 
 
 def _quoting(instance: RenderedText, attribute: Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
     for template in value:
         try:
-            unknown = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None} - PLACEHOLDERS
-        except ValueError as error:
-            raise ValueError(f"{attribute.name}: {template!r}: {error}") from error
-        if unknown or ('"{text}"' not in template and "“{text}”" not in template):
+            template.format(text="", foreground="", background="")
+            quoted = '"{text}"' in template or "“{text}”" in template
+        except (ValueError, LookupError, AttributeError):
+            quoted = False
+        if not quoted:
             raise ValueError(
-                f"{attribute.name}: found {template!r}; wanted {{text}} in double quotes, "
+                f"'{attribute.name}' holds {template!r}; wanted {{text}} in double quotes, "
                 "and besides it only {foreground} and {background}"
             )
 
 
-def _possible(instance: RenderedText, attribute: Attribute[Any], value: object) -> None:
-    """Checks of several fields together; it stands on the last field, so all others are set."""
-    if instance.split == "held-out" and instance.held_out == 0:
-        raise ValueError("split: found 'held-out' while held_out = 0 holds nothing out; raise held_out")
-    if instance.split == "train" and instance.held_out == 1:
-        raise ValueError("held_out: found 1, which leaves nothing to train on; lower it")
-    if instance.layout == "paragraph" and instance.text is None:
-        raise ValueError("layout: found 'paragraph' without 'text'; name a file of lines to draw")
+def _visible(instance: RenderedText, attribute: Attribute[float], value: float) -> None:
     if not instance.pairs():
         raise ValueError(
-            f"contrast: no foreground is seen on a background with a contrast of {instance.contrast:g}; "
+            f"'contrast' is {value:g}, and no foreground named has so much on any background named; "
             "lower it or name other colours"
         )
+
+
+def _backed(instance: RenderedText, attribute: Attribute[str], value: str) -> None:
+    if value == "paragraph" and instance.text is None:
+        raise ValueError("'layout' is paragraph without 'text'; name a file of lines to draw")
+
+
+def _leaving_some(instance: RenderedText, attribute: Attribute[float], value: float) -> None:
+    if instance.split == "train" and value == 1:
+        raise ValueError("'held_out' is 1, which leaves nothing to train on; lower it")
+
+
+def _held_out(instance: RenderedText, attribute: Attribute[str], value: str) -> None:
+    if value == "held-out" and instance.held_out == 0:
+        raise ValueError("'split' is held-out while held_out = 0 holds nothing out; raise held_out")
 
 
 @frozen(kw_only=True)
@@ -83,13 +91,13 @@ class RenderedText:
     """Fewest and most characters in a word. Each length is equally frequent."""
     text: Path | None = None
     """A UTF-8 file of lines to draw in place of random strings. Empty lines are skipped."""
-    layout: Literal["word", "paragraph"] = "word"
+    layout: Literal["word", "paragraph"] = field(default="word", validator=_backed)
     """"word": one line, each character in a slot of its own. "paragraph": wrapped, as large as the picture allows."""
     foreground: tuple[str, ...] = field(default=("white",), validator=_named)
     """Colours of the glyphs."""
     background: tuple[str, ...] = field(default=("black",), validator=_named)
     """Colours of the ground."""
-    contrast: float = field(default=3.0, validator=[validators.ge(1), validators.le(21)])
+    contrast: float = field(default=3.0, validator=[validators.ge(1), validators.le(21), _visible])
     """Pairs of colours with less contrast are never drawn (WCAG's ratio, 1 to 21; 3 is its least for large text)."""
     fonts: tuple[str, ...] = field(default=(SHIPPED,), validator=validators.min_len(1))
     """Names or paths; "system" stands for every font found on this machine."""
@@ -104,10 +112,10 @@ class RenderedText:
     templates: tuple[str, ...] = field(default=(), validator=_quoting)
     """Captions, with {text} in double quotes ("..." or “...”), {foreground} and {background}. Colours are named in
     Chinese where the template is Chinese. Empty: one in English for Latin strings, one in Chinese for Chinese ones."""
-    held_out: float = field(default=0.1, validator=[validators.ge(0), validators.le(1)])
+    held_out: float = field(default=0.1, validator=[validators.ge(0), validators.le(1), _leaving_some])
     """This part of all strings is never drawn for training. A hash of the string decides, so the same strings are
     unseen in every run."""
-    split: Literal["train", "held-out"] = field(default="train", validator=_possible)
+    split: Literal["train", "held-out"] = field(default="train", validator=_held_out)
     """Which part to draw from."""
 
     def pairs(self) -> tuple[tuple[str, str], ...]:
@@ -116,7 +124,7 @@ class RenderedText:
             (fore, back)
             for fore in self.foreground
             for back in self.background
-            if fore != back and contrast(NAMED[fore], NAMED[back]) >= self.contrast
+            if fore in NAMED and back in NAMED and contrast(NAMED[fore], NAMED[back]) >= max(self.contrast, 1.01)
         )
 
     def build(self, place: Place, multiple: int) -> TextSource:

@@ -201,11 +201,12 @@ def test_a_split_without_strings_is_told() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"foreground": ("crimson",)}, "foreground: found crimson; wanted some of black"),
-        ({"lengths": (3, 2)}, r"lengths: found \[3, 2\]"),
+        ({"foreground": ("crimson",)}, "'foreground' names crimson; wanted some of black"),
+        ({"lengths": (3, 2)}, r"'lengths' is \[3, 2\]"),
         ({"templates": ("the word {text}",)}, "in double quotes"),
         ({"templates": ('"{text}" {size}',)}, "in double quotes"),
-        ({"templates": ('"{text}" {',)}, "templates"),
+        ({"templates": ('"{text}" {',)}, "in double quotes"),
+        ({"templates": ('"{text}" {foreground:z}',)}, "in double quotes"),
         ({"split": "held-out", "held_out": 0.0}, "holds nothing out"),
         ({"held_out": 1.0}, "nothing to train on"),
         ({"layout": "paragraph"}, "name a file"),
