@@ -29,10 +29,6 @@ if TYPE_CHECKING:
     from qi_core.errors import RecipeError as RecipeError
     from qi_core.evaluation import Evaluation as Evaluation
     from qi_core.evaluation import EvaluationComponent as EvaluationComponent
-    from qi_core.settings import Guidance as Guidance
-    from qi_core.settings import Preview as Preview
-    from qi_core.settings import Shift as Shift
-    from qi_core.settings import Train as Train
     from qi_core.generate import Painter as Painter
     from qi_core.hooks import hookimpl as hookimpl
     from qi_core.objective import Loss as Loss
@@ -46,6 +42,10 @@ if TYPE_CHECKING:
     from qi_core.place import Component as Component
     from qi_core.place import Place as Place
     from qi_core.sampler import Sampler as Sampler
+    from qi_core.settings import Guidance as Guidance
+    from qi_core.settings import Preview as Preview
+    from qi_core.settings import Shift as Shift
+    from qi_core.settings import Train as Train
     from qi_core.source import Source as Source
     from qi_core.source import SourceComponent as SourceComponent
     from qi_core.store import Checkpoint as Checkpoint

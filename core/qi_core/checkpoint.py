@@ -49,11 +49,9 @@ def give_back(run: Run, checkpoint: Checkpoint) -> None:
 
 def load_model(run: Run, checkpoint: Checkpoint, group: str, where: str) -> None:
     """The model's weights out of a checkpoint's group."""
-    tensors = checkpoint.tensors[group]
     load_weights(
         run.model,
-        tensors,
-        {name: tensor.shape for name, tensor in tensors.items()},
+        checkpoint.tensors[group],
         where,
         "it is a checkpoint of another architecture: use the recipe it was made with, or another folder",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -39,10 +40,8 @@ class Feed:
         self._closed.set()
         if self._thread:
             while self._thread.is_alive():  # it may be waiting for room
-                try:
+                with suppress(queue.Empty):
                     self._ready.get(timeout=0.05)
-                except queue.Empty:
-                    pass
 
     def next(self) -> Ready:
         """The next batch. Raises what the source raised."""

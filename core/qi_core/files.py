@@ -32,7 +32,9 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise QiError(f"{folder}: {what} is already going on there; stop it first, or choose another folder") from None
+            raise QiError(
+                f"{folder}: {what} is already going on there; stop it first, or choose another folder"
+            ) from None
         yield
 
 

@@ -63,7 +63,9 @@ class Channel:
         while not reply.exists():
             if time.monotonic() > deadline:
                 path.unlink(missing_ok=True)
-                raise QiError(f"{self.folder.parent}: the run did not answer within {patience:g} s; nothing was changed")
+                raise QiError(
+                    f"{self.folder.parent}: the run did not answer within {patience:g} s; nothing was changed"
+                )
             time.sleep(0.02)
         told = json.loads(reply.read_text())
         reply.unlink()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from qi_core.errors import QiError
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
 SHOWN = 4
@@ -39,29 +38,15 @@ def refuse_mismatch(
         raise QiError(f"{where}: these weights are not for this model ({'; '.join(told)}); {advice}")
 
 
-def refuse_half(dtype: torch.dtype, where: str) -> None:
-    """fp16 is refused: its range is too small for this model."""
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str, advice: str) -> None:
+    """Copy tensors into a module one at a time, after all names and shapes are found equal."""
     import torch
 
-    if dtype == torch.float16:
-        raise QiError(
-            f"{where}: float16 weights; this model leaves float16's range and gives NaN or black images; "
-            "use a bfloat16 or float32 checkpoint"
-        )
-
-
-def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]], where: str,
-                 advice: str) -> None:  # fmt: skip
-    """Copy tensors into a module one at a time, after names and shapes are found equal."""
-    import torch
+    from qi_core.tensorfiles import forms
 
     own = module.state_dict()
-    refuse_mismatch({name: tensor.shape for name, tensor in own.items()}, shapes, where, advice)
+    found = {name: form.shape for name, form in forms(tensors).items()}
+    refuse_mismatch({name: tensor.shape for name, tensor in own.items()}, found, where, advice)
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
-
-
-def named(names: Iterable[str]) -> str:
-    """A few names for a message."""
-    return _some(list(names))

@@ -144,12 +144,6 @@ def _load(model: DenoiserModule, store: Store, folder: Path, weights: str) -> in
         raise QiError(f"{folder}: no checkpoint there yet; run it until its first save, or name another run")
     saved = store.load()
     group = weights if weights in saved.tensors else "model"
-    tensors = saved.tensors[group]
-    load_weights(
-        model,
-        tensors,
-        {name: tensor.shape for name, tensor in tensors.items()},
-        f"{folder}: checkpoint of step {saved.step}",
-        "it is of another architecture",
-    )
+    where = f"{folder}: checkpoint of step {saved.step}"
+    load_weights(model, saved.tensors[group], where, "it is of another architecture")
     return saved.step

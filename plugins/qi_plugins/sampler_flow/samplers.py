@@ -5,6 +5,7 @@ Times are per sample, because the released shift depends on a picture's number o
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from attrs import field, frozen, validators
@@ -39,7 +40,7 @@ class Euler:
 
         times = flow.time_grid(self.steps, noise.lengths, self.shift).to(noise.tokens.device)
         x = noise
-        for t, t_next in zip(times[:-1], times[1:], strict=True):
+        for t, t_next in pairwise(times):
             v = denoiser.velocity(x, t, condition)
             x = x.with_tokens(x.tokens + x.per_token(t_next - t) * v.tokens.float())
         return x

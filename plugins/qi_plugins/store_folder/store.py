@@ -19,7 +19,7 @@ from pathlib import Path
 from attrs import asdict, frozen
 
 from qi_core import Checkpoint, QiError
-from qi_plugins.store_folder.files import Stamp, StoredTensors, safetensors, shards, stamp, sync_folder, write
+from qi_core.tensorfiles import Stamp, StoredTensors, forms, safetensors, shards, stamp, sync_folder, write
 
 FORMAT = "qi-checkpoint"
 VERSION = 1
@@ -115,8 +115,9 @@ class FolderStore:
         groups: dict[str, tuple[str, ...]] = {}
         for group, tensors in checkpoint.tensors.items():
             written: list[str] = []
-            for name, part in shards(group, tensors, self._shard_bytes):
-                files[name] = write(folder / name, safetensors(part))
+            known = forms(tensors)
+            for name, part in shards(group, known, self._shard_bytes):
+                files[name] = write(folder / name, safetensors(tensors, {each: known[each] for each in part}))
                 written.append(name)
             groups[group] = tuple(written)
         state = json.dumps(dict(checkpoint.state), indent=1).encode() + b"\n"

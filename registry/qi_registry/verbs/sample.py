@@ -30,8 +30,8 @@ class Sample:
 
     def run(self, args: Namespace) -> int:
         from attrs import evolve
-        from qi_core.pictures import save_png, to_image
 
+        from qi_core.pictures import save_png, to_image
         from qi_registry.assemble import painter
         from qi_registry.runs import read_run_now
 

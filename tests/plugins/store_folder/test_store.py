@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from qi_core import Checkpoint, QiError
-from qi_plugins.store_folder import files, qi_stores
+from qi_core import tensorfiles as files
+from qi_plugins.store_folder import qi_stores
 from qi_plugins.store_folder.component import Folder
 
 
@@ -68,7 +69,7 @@ def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
     assert names(tmp_path) == ["step-00000100"]
 
 
-@pytest.mark.parametrize("dtype", files.DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", files.NAMES, ids=str)
 def test_every_dtype_and_shape_comes_back_and_others_can_read_it(tmp_path: Path, dtype: torch.dtype) -> None:
     values = torch.arange(24).reshape(2, 3, 4)
     tensors = {

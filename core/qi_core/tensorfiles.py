@@ -8,6 +8,7 @@ time leaves the GPU, its bytes are summed as they go by, and a full disk is an O
 from __future__ import annotations
 
 import json
+import math
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,14 +19,14 @@ import torch
 from attrs import frozen
 from safetensors import SafetensorError, safe_open
 
-from qi_core import QiError
+from qi_core.errors import QiError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 CHUNK = 1 << 24
 
-DTYPES = {
+NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",
     torch.bfloat16: "BF16",
@@ -39,6 +40,7 @@ DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+DTYPES = {name: dtype for dtype, name in NAMES.items()}
 
 
 @frozen
@@ -83,53 +85,89 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def shards(group: str, tensors: Mapping[str, Tensor], limit: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """File names and the tensors that go into each, in their order, at most ``limit`` bytes of values a file."""
-    parts: list[dict[str, Tensor]] = [{}]
+@frozen
+class Form:
+    """What is known of a tensor without its values."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def forms(tensors: Mapping[str, Tensor]) -> dict[str, Form]:
+    """Name -> dtype and shape. Tensors on the disk are not read for it."""
+    if isinstance(tensors, StoredTensors):
+        return dict(tensors.forms)
+    return {name: Form(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+
+
+def shards(name: str, known: Mapping[str, Form], limit: int) -> Iterator[tuple[str, list[str]]]:
+    """File names and the tensors that go into each, in their order, at most ``limit`` bytes of values a file.
+
+    One file is called ``<name>.safetensors``, several ``<name>-00001-of-00003.safetensors``, as elsewhere.
+    """
+    parts: list[list[str]] = [[]]
     used = 0
-    for name, tensor in tensors.items():
-        if parts[-1] and used + tensor.nbytes > limit:
-            parts.append({})
+    for tensor, form in known.items():
+        if parts[-1] and used + form.nbytes > limit:
+            parts.append([])
             used = 0
-        parts[-1][name] = tensor
-        used += tensor.nbytes
+        parts[-1].append(tensor)
+        used += form.nbytes
     if len(parts) == 1:
-        yield f"{group}.safetensors", parts[0]
+        yield f"{name}.safetensors", parts[0]
         return
     for number, part in enumerate(parts, 1):
-        yield f"{group}-{number:05d}-of-{len(parts):05d}.safetensors", part
+        yield f"{name}-{number:05d}-of-{len(parts):05d}.safetensors", part
 
 
-def safetensors(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """The bytes of a safetensors file; the same tensors give the same bytes, whatever their order."""
+def safetensors(tensors: Mapping[str, Tensor], known: Mapping[str, Form]) -> Iterator[bytes | memoryview]:
+    """The bytes of a safetensors file, one tensor in memory at a time; the same tensors give the same bytes, whatever
+    their order. ``known``: what goes into the file; a tensor of another dtype is cast."""
     # Widest values first, then by name: every tensor then starts at a multiple of its element's size.
-    ordered = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+    ordered = sorted(known, key=lambda name: (-known[name].dtype.itemsize, name))
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     start = 0
     for name in ordered:
-        tensor = tensors[name]
-        if tensor.dtype not in DTYPES:
-            raise QiError(f"checkpoint: {name!r} is of {tensor.dtype}, which safetensors has no name for; cast it")
-        end = start + tensor.nbytes
-        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
-        start = end
+        form = known[name]
+        if form.dtype not in NAMES:
+            raise QiError(f"{name!r} is of {form.dtype}, which safetensors has no name for; cast it")
+        header[name] = {
+            "dtype": NAMES[form.dtype],
+            "shape": list(form.shape),
+            "data_offsets": [start, start + form.nbytes],
+        }
+        start += form.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
     for name in ordered:
-        values = tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+        tensor = tensors[name].detach().cpu().to(known[name].dtype).contiguous()
+        values = tensor.reshape(-1).view(torch.uint8).numpy().data
         for at in range(0, len(values), CHUNK):
             yield values[at : at + CHUNK]
 
 
 class StoredTensors(Mapping[str, "Tensor"]):
-    """One group of tensors in its files, each read when it is asked for and forgotten again."""
+    """Tensors in safetensors files, each read when it is asked for and forgotten again.
+
+    Raises QiError where a file cannot be read, or two hold a tensor of one name.
+    """
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._home: dict[str, Path] = {}
+        self.forms: dict[str, Form] = {}
         for path in paths:
             with _opened(path) as file:
-                self._home.update(dict.fromkeys(file.keys(), path))
+                for name in file.keys():  # noqa: SIM118 (the reader is no dict)
+                    if name in self._home:
+                        raise QiError(f"{path}: {name!r} is in {self._home[name].name} too; get the files again")
+                    part = file.get_slice(name)
+                    self._home[name] = path
+                    self.forms[name] = Form(DTYPES[part.get_dtype()], tuple(part.get_shape()))
 
     def __getitem__(self, name: str) -> Tensor:
         path = self._home[name]
@@ -151,4 +189,4 @@ def _opened(path: Path) -> safe_open:
     try:
         return safe_open(path, framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:
-        raise QiError(f"{path}: no readable safetensors file ({error}); take another checkpoint") from error
+        raise QiError(f"{path}: no readable safetensors file ({error}); get the file again") from error
