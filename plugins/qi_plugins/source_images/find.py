@@ -57,18 +57,14 @@ def find(path: str, caption_extension: str, limits: Limits, skip: Skip) -> Found
 
 def _folder(root: Path, caption_extension: str, skip: Skip) -> Found:
     found = Found()
-    for path in _walk(root, skip):
-        extension = os.path.splitext(path)[1].lower()
-        found.seen[extension or "without extension"] += 1
-        if extension in EXTENSIONS:
-            caption = os.path.splitext(path)[0] + caption_extension
-            found.entries.append(
-                Entry(
-                    key=os.path.relpath(path, root).replace(os.sep, "/"),
-                    image=Blob(path),
-                    caption=Blob(caption) if os.path.lexists(caption) else None,
-                )
-            )
+    paths = set(_walk(root, skip))
+    for path in paths:
+        stem, extension = os.path.splitext(path)
+        found.seen[extension.lower() or "without extension"] += 1
+        if extension.lower() in EXTENSIONS:
+            key = os.path.relpath(path, root).replace(os.sep, "/")
+            caption = Blob(stem + caption_extension) if stem + caption_extension in paths else None
+            found.entries.append(Entry(key=key, image=Blob(path), caption=caption))
     found.entries.sort(key=lambda entry: entry.key)  # the file system's own order differs between machines
     return found
 

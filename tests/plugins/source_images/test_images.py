@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from attrs import asdict
 from PIL import Image
 
 from qi_core import Place, QiError, Sample
@@ -465,6 +466,17 @@ def test_when_every_file_breaks_the_run_is_told(data: Path, place: Place) -> Non
         source.draw(1)
 
 
+def test_when_a_disk_is_gone_the_run_stops_early(data: Path, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qi_plugins.source_images.live._PATIENCE", 3)
+    for i in range(9):
+        save(plain(32, 32), data / f"{i}.png")
+    source = Images(path=str(data), side=32).build(place, 16)
+    data.rename(data.with_name("elsewhere"))
+    with pytest.raises(QiError, match=r"3 samples in a row.*cannot be read.*still there"):
+        source.draw(8)
+    assert source.report() == {"cannot be read": 3}
+
+
 def test_buckets_keep_to_the_multiple_and_near_the_area(data: Path, place: Place) -> None:
     from qi_plugins.source_images.sizes import bucket, parse_ratio
 
@@ -476,6 +488,20 @@ def test_buckets_keep_to_the_multiple_and_near_the_area(data: Path, place: Place
         assert size.height % 16 == size.width % 16 == 0
         assert abs(size.height * size.width / 1024**2 - 1) < 0.02
         assert abs(size.ratio / parse_ratio(ratio) - 1) < 0.02
+
+
+def test_the_documentation_shows_every_key_with_its_default() -> None:
+    import tomllib
+
+    text = (Path(__file__).parents[3] / "docs" / "data.md").read_text()
+    shown = tomllib.loads(text.split("```toml")[1].split("```")[0])["source"]
+    defaults = {
+        name: list(value) if isinstance(value, tuple) else value for name, value in asdict(Images(path="x")).items()
+    }
+    assert shown.keys() - {"name"} == defaults.keys()
+    for example in ("path", "side", "ratios"):
+        defaults[example] = shown[example]
+    assert shown == {"name": "images", **defaults}
 
 
 def test_the_component_is_read_without_torch() -> None:

@@ -85,7 +85,15 @@ def test_each_part_has_its_exact_share_of_every_block(place: Place) -> None:
         assert Counter(prompt[0] for prompt in prompts(source.draw(64))) == {"a": 40, "b": 16, "c": 8}
 
 
-@pytest.mark.parametrize("weights", [{"a": 0.7, "b": 0.3}, {"a": 1, "b": 1, "c": 1}, {"a": 1, "b": 0.003}])
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {"a": 0.7, "b": 0.3},
+        {"a": 1, "b": 1, "c": 1},
+        {"a": 1, "b": 0.003},
+        {"a": 0.9, **dict.fromkeys("bcdefghijk", 0.01)},
+    ],
+)
 def test_shares_that_do_not_divide_a_block_are_never_off_by_a_whole_sample(
     place: Place, weights: dict[str, float]
 ) -> None:
