@@ -15,6 +15,8 @@ BUILT_IN = {
     "run": "qi_registry.verbs.run:Run",
     "set": "qi_registry.verbs.set:Set",
     "sample": "qi_registry.verbs.sample:Sample",
+    "import": "qi_registry.verbs.import_:Import",
+    "export": "qi_registry.verbs.export:Export",
     "check": "qi_registry.verbs.check:Check",
     "list": "qi_registry.verbs.list:List",
     "describe": "qi_registry.verbs.describe:Describe",

@@ -44,7 +44,9 @@ def test_kill_9_ten_times_over(unbroken: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_a_signal_ends_the_step_saves_and_stops(unbroken: Path, tmp_path: Path, sent: signal.Signals, code: int) -> None:
+def test_a_signal_ends_the_step_saves_and_stops(
+    unbroken: Path, tmp_path: Path, sent: signal.Signals, code: int
+) -> None:
     recipe, folder = write_recipe(tmp_path), tmp_path / "run"
     process = start("run", recipe, "--folder", folder)
     wait_for_step(process, folder, 10)

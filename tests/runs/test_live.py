@@ -28,7 +28,11 @@ def test_changes_reach_the_live_run_and_are_replayed(tmp_path: Path, capsys: pyt
     assert "can't be changed while a run goes on" in capsys.readouterr().err
 
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
-    assert [event["setting"] for event in events] == ["sampler=heun", "optimizer.lr=5e-4", 'preview.prompts=["the word \\"HI\\""]']
+    assert [event["setting"] for event in events] == [
+        "sampler=heun",
+        "optimizer.lr=5e-4",
+        'preview.prompts=["the word \\"HI\\""]',
+    ]
     changed = events[1]["step"]
     wait_for_step(process, folder, changed + 10)
     process.send_signal(signal.SIGKILL)  # after the change, maybe before any checkpoint of it

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from attrs import field, frozen, validators
+from attrs import evolve, field, frozen, validators
 
 from qi_core.errors import QiError
+from qi_core.files import write_whole
+from qi_core.release import copy_part
 
 if TYPE_CHECKING:
     from qi_core.place import Place
@@ -72,3 +75,23 @@ class Qwen25VL:
                 "diffusers' layout was wanted; correct the path or download the model first"
             )
         return folder
+
+    def at(self, pipeline: Path) -> Qwen25VL:
+        """See ``qi_core.release.Released``."""
+        there = evolve(self, path=pipeline.resolve(), text_encoder=None, tokenizer=None, processor=None)
+        for part in ("text_encoder", "tokenizer"):
+            there.folder(part)
+        return there
+
+    def export(self, pipeline: Path) -> None:
+        """See ``qi_core.release.Released``; the index of a whole pipeline comes along, which knows its class."""
+        for part in ("text_encoder", "tokenizer"):
+            copy_part(self.folder(part), pipeline / part)
+        processor: Path | None = None
+        with suppress(QiError):  # a text-to-image model has none
+            processor = self.folder("processor")
+        if processor is not None:
+            copy_part(processor, pipeline / "processor")
+        index = self.folder("text_encoder").parent / "model_index.json"
+        if index.is_file():
+            write_whole(pipeline / index.name, index.read_bytes())

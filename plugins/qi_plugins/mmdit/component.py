@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +12,9 @@ from qi_core import QiError
 from qi_plugins.mmdit.architecture import PRESETS, Architecture, Axes, Predicts, Size
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
     from qi_core import Place
     from qi_plugins.mmdit.network import MMDiTNetwork
 
@@ -118,6 +122,33 @@ class MMDiT:
         else:
             load_weights(network, self.weights, place.device)
         return network
+
+    def at(self, pipeline: Path) -> MMDiT:
+        """See ``qi_core.release.ReleasedDenoiser``."""
+        from qi_plugins.mmdit.release import fixed
+        from qi_plugins.mmdit.weights import read_config
+
+        return fixed(self, read_config(pipeline / "transformer"))
+
+    def stored(self, pipeline: Path) -> Mapping[str, Tensor]:
+        """See ``qi_core.release.ReleasedDenoiser``."""
+        from qi_plugins.mmdit.release import read_weights
+        from qi_plugins.mmdit.weights import read_config
+
+        folder = pipeline / "transformer"
+        return read_weights(folder, read_config(folder))
+
+    def export(self, pipeline: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> None:
+        """See ``qi_core.release.ReleasedDenoiser``."""
+        from qi_plugins.mmdit.release import write_pipeline
+
+        if self.predicts != "velocity":
+            raise QiError(
+                f"denoiser.predicts is {self.predicts!r}: released pipelines take a network that predicts the velocity; "
+                'train with predicts = "velocity" to export'
+            )
+        latents, text = (tensors[name].shape[1] for name in ("img_in.weight", "txt_in.weight"))
+        write_pipeline(pipeline, self.architecture(latents, text), tensors, dtype)
 
 
 def check_architecture(arch: Architecture, latent_width: int, text_width: int) -> None:

@@ -99,7 +99,7 @@ def _check_value(path: Path, key: str, value: Any) -> None:
         raise QiError(f"{path}: {key} is {value!r}; want {wanted}")
 
 
-def _files(folder: Path) -> dict[str, list[str] | None]:
+def weight_files(folder: Path) -> dict[str, list[str] | None]:
     """File name -> the tensors that the index says it holds (None: no index)."""
     index = folder / INDEX
     if index.exists():
@@ -126,7 +126,7 @@ def load_weights(network: nn.Module, folder: Path, device: torch.device) -> None
     seen: set[str] = set()
     extra: list[str] = []
     mistakes: list[str] = []
-    for file, listed in _files(folder).items():
+    for file, listed in weight_files(folder).items():
         path = folder / file
         try:
             with safe_open(path, framework="pt", device="cpu") as tensors:

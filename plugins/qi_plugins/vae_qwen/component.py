@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from attrs import Attribute, field, frozen, validators
+from attrs import Attribute, evolve, field, frozen, validators
 
 from qi_core.errors import QiError
 from qi_core.place import Place
+from qi_core.release import copy_part
 from qi_plugins.vae_qwen.config import NO_FLOAT16, read_config
 
 if TYPE_CHECKING:
@@ -64,6 +65,20 @@ class VaeQwen:
             else None,
             batch_pixels=self.batch_pixels,
         )
+
+    def at(self, pipeline: Path) -> VaeQwen:
+        """See ``qi_core.release.Released``."""
+        from qi_plugins.vae_qwen.weights import CONFIG
+
+        there = evolve(self, path=(pipeline / "vae").resolve())
+        there._folder(CONFIG)
+        return there
+
+    def export(self, pipeline: Path) -> None:
+        """See ``qi_core.release.Released``."""
+        from qi_plugins.vae_qwen.weights import CONFIG
+
+        copy_part(self._folder(CONFIG), pipeline / "vae")
 
     def _folder(self, config: str) -> Path:
         path = self.path.expanduser()

@@ -1,0 +1,132 @@
+"""Released pipelines: weights out of a diffusers folder and into one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from attrs import evolve
+from torch import Tensor
+
+from qi_core import QiError
+from qi_core.files import write_whole
+from qi_core.tensorfiles import Form, StoredTensors, forms, safetensors, shards, write
+from qi_core.weights import refuse_mismatch
+from qi_plugins.mmdit.architecture import Architecture
+from qi_plugins.mmdit.weights import INDEX, diffusers_config, weight_files
+
+SHARD_BYTES = 10_000_000_000
+SAFE = (torch.bfloat16, torch.float32)
+
+# scheduler_config.json of Qwen/Qwen-Image: diffusers' own defaults differ in four places.
+SCHEDULER: Mapping[str, Any] = {
+    "_class_name": "FlowMatchEulerDiscreteScheduler",
+    "num_train_timesteps": 1000,
+    "shift": 1.0,
+    "use_dynamic_shifting": True,
+    "base_shift": 0.5,
+    "max_shift": 0.9,
+    "base_image_seq_len": 256,
+    "max_image_seq_len": 8192,
+    "shift_terminal": 0.02,
+    "time_shift_type": "exponential",
+    "invert_sigmas": False,
+    "stochastic_sampling": False,
+    "use_beta_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_karras_sigmas": False,
+}
+PIPELINE: Mapping[str, Any] = {
+    "_class_name": "QwenImagePipeline",
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    "text_encoder": ["transformers", "Qwen2_5_VLForConditionalGeneration"],
+    "tokenizer": ["transformers", "Qwen2Tokenizer"],
+    "transformer": ["diffusers", "QwenImageTransformer2DModel"],
+    "vae": ["diffusers", "AutoencoderKLQwenImage"],
+}
+
+
+def names_and_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
+    """Every weight of this architecture."""
+    from qi_plugins.mmdit.network import MMDiTNetwork
+
+    with torch.device("meta"):
+        network = MMDiTNetwork(arch)
+    return {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+
+
+def read_weights(folder: Path, arch: Architecture) -> StoredTensors:
+    """A ``transformer`` folder's weights, found whole and usable by their headers alone."""
+    tensors = StoredTensors([folder / name for name in weight_files(folder)])
+    found = {name: form.shape for name, form in tensors.forms.items()}
+    refuse_mismatch(names_and_shapes(arch), found, str(folder), "config.json and weights must be of one model")
+    for name, form in tensors.forms.items():
+        if form.dtype == torch.float16:
+            raise QiError(
+                f"{folder}: {name} is float16, whose range this model's activations leave (NaN or black pictures); "
+                "use the bfloat16 or float32 weights"
+            )
+        if form.dtype not in SAFE:
+            raise QiError(f"{folder}: {name} is {form.dtype}; want bfloat16 or float32")
+    return tensors
+
+
+def write_pipeline(
+    pipeline: Path, arch: Architecture, tensors: Mapping[str, Tensor], dtype: torch.dtype | None
+) -> None:
+    """``transformer/`` and ``scheduler/``; ``model_index.json`` where no other part has brought one."""
+    if dtype == torch.float16:
+        raise QiError("float16 is refused: this model's activations leave its range (NaN or black pictures); use bf16")
+    known = forms(tensors)
+    refuse_mismatch(
+        names_and_shapes(arch),
+        {name: form.shape for name, form in known.items()},
+        "the checkpoint",
+        "it is of another architecture than the recipe beside it",
+    )
+    known = {name: Form(dtype or form.dtype, form.shape) for name, form in known.items()}
+    folder = pipeline / "transformer"
+    folder.mkdir(parents=True)
+    home: dict[str, str] = {}
+    for file, names in shards("diffusion_pytorch_model", known, SHARD_BYTES):
+        part = {name: known[name] for name in names}
+        try:
+            write(folder / file, safetensors(tensors, part))
+        except OSError as error:
+            raise QiError(f"{folder / file}: could not be written ({error.strerror}); make room") from error
+        home |= dict.fromkeys(names, file)
+    if len(set(home.values())) > 1:
+        total = sum(form.nbytes for form in known.values())
+        _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": home})
+    _write_json(folder / "config.json", diffusers_config(arch))
+    (pipeline / "scheduler").mkdir()
+    _write_json(pipeline / "scheduler" / "scheduler_config.json", SCHEDULER)
+    if not (pipeline / "model_index.json").exists():
+        _write_json(pipeline / "model_index.json", PIPELINE)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def fixed(component: Any, arch: Architecture) -> Any:
+    """A component whose every number is said, so that it needs no folder."""
+    return evolve(
+        component,
+        size=None,
+        weights=None,
+        layers=arch.layers,
+        heads=arch.heads,
+        head_dim=arch.head_dim,
+        axes_dims_rope=arch.axes_dims_rope,
+        mlp_ratio=arch.mlp_ratio,
+        in_channels=arch.in_channels,
+        out_channels=arch.out_channels,
+        text_width=arch.text_width,
+        zero_cond_t=arch.zero_cond_t,
+        use_additional_t_cond=arch.use_additional_t_cond,
+        use_layer3d_rope=arch.use_layer3d_rope,
+    )

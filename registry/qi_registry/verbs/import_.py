@@ -1,0 +1,58 @@
+"""qi import"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+
+class Import:
+    """Make a run out of a released model, ready to be trained or drawn with.
+
+    The denoiser's weights go into the run's first checkpoint, byte for byte, one tensor in memory at a time. The
+    autoencoder and the conditioner are frozen: they are read where they lie.
+    """
+
+    def configure(self, parser: ArgumentParser) -> None:
+        parser.add_argument("pipeline", help="the model's folder, in diffusers' layout (transformer/, vae/, ...)")
+        parser.add_argument("run", help="the folder of the run to make")
+        parser.add_argument(
+            "--recipe", default="recipes/finetune.toml", help="what it will train (default: %(default)s)"
+        )
+        parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key; repeatable")
+
+    def run(self, args: Namespace) -> int:
+        from attrs import evolve
+
+        from qi_core.errors import QiError
+        from qi_core.files import locked
+        from qi_core.release import Released, ReleasedDenoiser
+        from qi_core.store import Checkpoint
+        from qi_registry import runs
+        from qi_registry.reader import read
+        from qi_registry.recipe import to_toml
+
+        pipeline, folder = Path(args.pipeline), Path(args.run)
+        if not pipeline.is_dir():
+            raise QiError(f"{pipeline}: no such folder; wanted a model in diffusers' layout (transformer/, vae/, ...)")
+        if runs.is_run(folder):
+            raise QiError(f"{folder}: a run is there already; choose another folder")
+        recipe = read(args.recipe, tuple(args.set))
+        denoiser = recipe.denoiser
+        if not isinstance(denoiser, ReleasedDenoiser):
+            raise QiError(f"{args.recipe}: its denoiser has no released layout; wanted one such as 'mmdit'")
+        tensors = denoiser.stored(pipeline)
+        parts = {"denoiser": denoiser.at(pipeline)}
+        for section in ("autoencoder", "conditioner"):
+            component = getattr(recipe, section)
+            parts[section] = component.at(pipeline) if isinstance(component, Released) else component
+        recipe = evolve(recipe, name=folder.name, folder="", **parts)
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder, "a run"):
+            runs.enter(recipe, folder)
+            state = {"source": {}, "optimizer": {}, "ema_updates": 0, "skipped_updates": 0, "events": []}
+            path = recipe.store.build(folder).save(
+                Checkpoint(step=0, tensors={"model": tensors}, state=state, recipe=to_toml(recipe))
+            )
+        print(f"{path}: {len(tensors)} tensors; train it with: qi run {folder}")
+        return 0
