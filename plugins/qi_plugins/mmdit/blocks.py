@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from qi_plugins.mmdit.architecture import Architecture
 from qi_plugins.mmdit.attention import attention
 from qi_plugins.mmdit.layout import Layout
-from qi_plugins.mmdit.rope import rotate
+from qi_plugins.mmdit.qknorm import norm_rotate
 from qi_plugins.mmdit.runs import EPS, Runs
 
 SINUSOID = 256
@@ -109,25 +109,29 @@ class JointAttention(nn.Module):
     def forward(self, img_ND: Tensor, txt_LD: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """Both streams -> both streams."""
         txt_q, img_q = self._heads(self.add_q_proj(txt_LD)), self._heads(self.to_q(img_ND))
-        q = layout.join(self.norm_added_q(txt_q), self.norm_q(img_q))
+        q = layout.join(
+            norm_rotate(txt_q, self.norm_added_q.weight, layout.text_turns),
+            norm_rotate(img_q, self.norm_q.weight, layout.image_turns),
+        )
         k, v = self._keys(img_ND, txt_LD, layout)
-        out = attention(rotate(q, layout.turns), rotate(k, layout.turns), v, layout.joint)
+        out = attention(q, k, v, layout.joint)
         txt, img = layout.part(out)
         return self.to_out[0](img), self.to_add_out(txt)
 
     def last(self, img_ND: Tensor, txt_LD: Tensor, layout: Layout) -> Tensor:
         """Both streams -> the targets, which are all that is used after the last block."""
         asking_MD = img_ND if layout.targets is None else img_ND.index_select(0, layout.targets)
-        q = self.norm_q(self._heads(self.to_q(asking_MD)))
+        q = norm_rotate(self._heads(self.to_q(asking_MD)), self.norm_q.weight, layout.target_turns)
         k, v = self._keys(img_ND, txt_LD, layout)
-        out: Tensor = self.to_out[0](
-            attention(rotate(q, layout.target_turns), rotate(k, layout.turns), v, layout.final)
-        )
+        out: Tensor = self.to_out[0](attention(q, k, v, layout.final))
         return out
 
     def _keys(self, img_ND: Tensor, txt_LD: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         txt_k, img_k = self._heads(self.add_k_proj(txt_LD)), self._heads(self.to_k(img_ND))
-        k = layout.join(self.norm_added_k(txt_k), self.norm_k(img_k))
+        k = layout.join(
+            norm_rotate(txt_k, self.norm_added_k.weight, layout.text_turns),
+            norm_rotate(img_k, self.norm_k.weight, layout.image_turns),
+        )
         return k, self._heads(layout.join(self.add_v_proj(txt_LD), self.to_v(img_ND)))
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from itertools import accumulate, pairwise
 
 import torch
-from attrs import evolve, frozen
+from attrs import frozen
 from torch import Tensor
 
 from qi_core import Condition, Grid, Latents
@@ -71,8 +71,10 @@ class Layout:
     image_lengths: tuple[int, ...]
     woven: bool
     """Whether joint rows stand sample by sample (text, then image, of each), or all text before all images."""
-    turns: Tensor
-    """(S, 1, E/2) complex64, joint rows."""
+    text_turns: Tensor
+    """(L, 1, E/2) complex64."""
+    image_turns: Tensor
+    """(N, 1, E/2)."""
     target_turns: Tensor
     """(M, 1, E/2)."""
     joint: Plan
@@ -127,7 +129,7 @@ def make_layout(shapes: Shapes, rope: Rope) -> Layout:
         if short
         else _in_order(shapes, target_lengths, key_lengths)
     )
-    layout = Layout(
+    return Layout(
         gather=gather,
         targets=targets,
         text=Runs.of(shapes.texts, device),
@@ -137,12 +139,12 @@ def make_layout(shapes: Shapes, rope: Rope) -> Layout:
         text_lengths=shapes.texts,
         image_lengths=tuple(image_lengths),
         woven=not short,
-        turns=text_turns,
+        text_turns=text_turns,
+        image_turns=image_turns,
         target_turns=image_turns if targets is None else image_turns[targets],
         joint=joint,
         final=final,
     )
-    return evolve(layout, turns=layout.join(text_turns, image_turns))
 
 
 def _plans(
