@@ -6,6 +6,7 @@ rest run in the environment that nox itself is in.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import nox
@@ -25,7 +26,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """mypy strict everywhere, pyright strict on what plugin authors see."""
     session.run("mypy")
-    session.run("pyright")
+    session.run("pyright", "--pythonpath", sys.executable)
 
 
 @nox.session(venv_backend="none")

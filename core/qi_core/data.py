@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol, Self, TypeAlias, runtime_checkable
 
-from attrs import evolve, field, frozen
+from attrs import Factory, evolve, field, frozen
 
 if TYPE_CHECKING:
     import torch
@@ -65,11 +65,13 @@ class Latents:
         lengths = self.lengths
         if len(set(lengths)) == 1:
             return values.reshape(len(lengths), -1).mean(dim=1)
-        return torch.stack([part.mean() for part in values.split(list(lengths))])
+        return torch.stack([part.mean() for part in torch.split(values, list(lengths))])
 
     def split(self) -> list[Latents]:
         """One record a sample."""
-        parts = self.tokens.split(list(self.lengths))
+        import torch
+
+        parts = torch.split(self.tokens, list(self.lengths))
         return [Latents(tokens=part, grids=(grid,)) for part, grid in zip(parts, self.grids, strict=True)]
 
     def to(self, *args: torch.device | torch.dtype) -> Latents:
@@ -110,7 +112,9 @@ class Condition:
 
     def split(self) -> list[Condition]:
         """One record a sample."""
-        texts = self.text.split(list(self.lengths))
+        import torch
+
+        texts = torch.split(self.text, list(self.lengths))
         references = iter(self.references.split() if self.references is not None else ())
         singles: list[Condition] = []
         for text, count in zip(texts, self.counts, strict=True):
@@ -173,6 +177,10 @@ class Batch(Protocol):
         ...
 
 
+def _all_slots(samples: Samples) -> tuple[int, ...]:
+    return tuple(range(len(samples.items)))
+
+
 @frozen(kw_only=True, eq=False)
 class Samples:
     """A batch of samples, with the place of each in the global batch of its step.
@@ -182,11 +190,7 @@ class Samples:
     """
 
     items: tuple[Sample, ...]
-    slots: tuple[int, ...] = field()
-
-    @slots.default
-    def _all(self) -> tuple[int, ...]:
-        return tuple(range(len(self.items)))
+    slots: tuple[int, ...] = field(default=Factory(_all_slots, takes_self=True))
 
     def __len__(self) -> int:
         return len(self.items)

@@ -1,4 +1,4 @@
-"""Components that have a place in a released pipeline's folder (diffusers' layout), for ``qi import`` and ``qi export``."""
+"""Components with a place in a released pipeline's folder (diffusers' layout): for ``qi import``, ``qi export``."""
 
 from __future__ import annotations
 

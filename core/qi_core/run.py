@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +85,7 @@ class Run:
             tracker.tell(event)
 
     @contextmanager
-    def painter(self) -> Iterator[Painter]:
+    def painter(self) -> Generator[Painter]:
         """Draws from the averaged weights (the live ones where no average is kept)."""
         from qi_core.generate import Painter
 

@@ -128,7 +128,8 @@ class MMDiT:
         from qi_plugins.mmdit.release import fixed
         from qi_plugins.mmdit.weights import read_config
 
-        return fixed(self, read_config(pipeline / "transformer"))
+        made: MMDiT = fixed(self, read_config(pipeline / "transformer"))
+        return made
 
     def stored(self, pipeline: Path) -> Mapping[str, Tensor]:
         """See ``qi_core.release.ReleasedDenoiser``."""

@@ -77,16 +77,18 @@ class FlowMatching:
 
         from qi_core import flow
 
-        width = data.tokens.shape[1]
-        times: list[float] = []
-        noises: list[Tensor] = []
-        for slot, tokens in zip(slots, data.lengths, strict=True):
+        lengths = data.lengths
+        drawn: list[Tensor] = []
+        noise = torch.empty(data.tokens.shape)
+        for slot, own in zip(slots, torch.split(noise, list(lengths)), strict=True):
             generator = dice.roll(slot)
-            if self.times == "uniform":
-                t = torch.rand((), generator=generator)
-            else:
-                t = torch.sigmoid(self.mean + self.std * torch.randn((), generator=generator))
-            times.append(flow.shift_time(t, flow.shift_factor(self.shift, tokens)).item())
-            noises.append(torch.randn(tokens, width, generator=generator))
+            draw = torch.rand if self.times == "uniform" else torch.randn
+            drawn.append(draw((), generator=generator))
+            own.normal_(generator=generator)
+        t = torch.stack(drawn)
+        if self.times == "logit-normal":
+            # One by one: the vector form rounds differently at other places of the batch.
+            t = torch.stack([torch.sigmoid(one) for one in (self.mean + self.std * t).unbind()])
+        t = flow.shift_time(t, torch.tensor([flow.shift_factor(self.shift, tokens) for tokens in lengths]))
         device = data.tokens.device
-        return torch.tensor(times, device=device), torch.cat(noises).to(device)
+        return t.to(device), noise.to(device)

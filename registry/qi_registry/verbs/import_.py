@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import Any
 
 
 class Import:
@@ -26,7 +27,7 @@ class Import:
 
         from qi_core.errors import QiError
         from qi_core.files import locked
-        from qi_core.release import Released, ReleasedDenoiser
+        from qi_core.release import ReleasedDenoiser
         from qi_core.store import Checkpoint
         from qi_registry import runs
         from qi_registry.reader import read
@@ -42,11 +43,14 @@ class Import:
         if not isinstance(denoiser, ReleasedDenoiser):
             raise QiError(f"{args.recipe}: its denoiser has no released layout; wanted one such as 'mmdit'")
         tensors = denoiser.stored(pipeline)
-        parts = {"denoiser": denoiser.at(pipeline)}
-        for section in ("autoencoder", "conditioner"):
-            component = getattr(recipe, section)
-            parts[section] = component.at(pipeline) if isinstance(component, Released) else component
-        recipe = evolve(recipe, name=folder.name, folder="", **parts)
+        recipe = evolve(
+            recipe,
+            name=folder.name,
+            folder="",
+            denoiser=denoiser.at(pipeline),
+            autoencoder=_at(recipe.autoencoder, pipeline),
+            conditioner=_at(recipe.conditioner, pipeline),
+        )
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder, "a run"):
             runs.enter(recipe, folder)
@@ -56,3 +60,10 @@ class Import:
             )
         print(f"{path}: {len(tensors)} tensors; train it with: qi run {folder}")
         return 0
+
+
+def _at(component: Any, pipeline: Path) -> Any:
+    """The settings of a frozen part, reading from the pipeline's folder if they know how."""
+    from qi_core.release import Released
+
+    return component.at(pipeline) if isinstance(component, Released) else component
