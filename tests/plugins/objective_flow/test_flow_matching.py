@@ -91,7 +91,7 @@ def test_noise_and_time_are_fresh_at_every_visit_and_the_same_on_replay() -> Non
 
 def test_how_a_batch_is_cut_changes_no_draw() -> None:
     """Not in the last bit either, though vector and scalar forms of a function round differently."""
-    objective, model, dice = FlowMatching(), Remembering(), Dice(3, 7)
+    objective, model, dice = FlowMatching(), Remembering(), Dice(7, 0)
     objective.loss(model, objective.prepare(samples(70), ENCODERS, dice), dice)
     for micro in samples(70).split(35):
         objective.loss(model, objective.prepare(micro, ENCODERS, dice), dice)
