@@ -15,54 +15,59 @@ nox.options.sessions = ["lint", "types", "layers", "recipes", "tests"]
 nox.options.reuse_venv = "yes"
 
 
+def run(session: nox.Session, tool: str, *words: str) -> None:
+    """A tool of the environment that nox is in, whether that is activated or not."""
+    session.run(str(Path(sys.executable).parent / tool), *words, external=True)
+
+
 @nox.session(venv_backend="none")
 def lint(session: nox.Session) -> None:
     """Style."""
-    session.run("ruff", "check", ".")
-    session.run("ruff", "format", "--check", ".")
+    run(session, "ruff", "check", ".")
+    run(session, "ruff", "format", "--check", ".")
 
 
 @nox.session(venv_backend="none")
 def types(session: nox.Session) -> None:
     """mypy strict everywhere, pyright strict on what plugin authors see."""
-    session.run("mypy")
-    session.run("pyright", "--pythonpath", sys.executable)
+    run(session, "mypy")
+    run(session, "pyright", "--pythonpath", sys.executable)
 
 
 @nox.session(venv_backend="none")
 def layers(session: nox.Session) -> None:
     """registry -> core <- plugins."""
-    session.run("lint-imports")
+    run(session, "lint-imports")
 
 
 @nox.session(venv_backend="none")
 def recipes(session: nox.Session) -> None:
     """Every shipped recipe is sound."""
-    session.run("pytest", "tests/recipes", "-m", "not slow", "-q")
+    run(session, "pytest", "-q", "tests/recipes", "-m", "not slow", *session.posargs)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """The whole suite against the built wheel; arguments go to pytest."""
-    folder = session.create_tmp()
-    for old in Path(folder).glob("*.whl"):
+    folder = Path(session.create_tmp())
+    for old in folder.glob("*.whl"):
         old.unlink()
-    session.run("pip", "wheel", "-q", "--no-deps", "-w", folder, ".", silent=True)
-    wheel = str(next(Path(folder).glob("qi-*.whl")))
+    session.run("pip", "wheel", "-q", "--no-deps", "-w", str(folder), ".", silent=True)
+    wheel = str(next(folder.glob("qi-*.whl")))
     session.install("-q", "-c", "constraints.txt", f"{wheel}[test]")
     session.install("-q", "--no-deps", "--force-reinstall", wheel)
-    session.run("pytest", "-q", *(session.posargs or ["-n", "2"]))
+    session.run("pytest", "-q", *(session.posargs or ["-n", "2", "--durations", "10"]), env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session(venv_backend="none")
 def gpu(session: nox.Session) -> None:
     """Parity on CUDA and the speed of a training step; needs a card."""
-    session.run("pytest", "-q", "-m", "gpu", *session.posargs)
-    session.run("python", "benchmarks/gpu.py")
+    run(session, "pytest", "-q", "-m", "gpu", *session.posargs)
+    run(session, "python", "benchmarks/gpu.py")
 
 
 @nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
     """Every benchmark that a CPU can run, one after another."""
     for name in ("startup", "loop", "vae", "mmdit"):
-        session.run("python", f"benchmarks/{name}.py")
+        run(session, "python", f"benchmarks/{name}.py")

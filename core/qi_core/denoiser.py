@@ -65,7 +65,7 @@ class DenoiserComponent(Protocol):
     """The settings of a denoiser."""
 
     def build(self, place: Place, latent_width: int, text_width: int) -> DenoiserModule:
-        """The network, in float32 on ``place.device``, for these encoders.
+        """The network, in float32 on ``place.device``, for these encoders (see also ``Place.reserve``).
 
         Raises QiError where the settings don't fit the encoders' widths. Initial weights depend on ``place.seed``.
         """

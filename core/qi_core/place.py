@@ -23,6 +23,9 @@ class Place:
     seed: int
     folder: Path
     """The run's folder; it exists."""
+    reserve: torch.dtype | None = None
+    """If given, weights of the denoiser will be loaded right after: memory is reserved in this dtype, nothing is drawn
+    or read."""
 
 
 class Component(Protocol[T_co]):

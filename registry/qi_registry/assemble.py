@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from qi_registry.recipe import Recipe, to_toml
 from qi_registry.runs import read_run
 
 if TYPE_CHECKING:
+    import torch
+
     from qi_core.denoiser import DenoiserModule
     from qi_core.encoder import Encoders
     from qi_core.generate import Painter
@@ -28,16 +31,19 @@ def assemble(recipe: Recipe, folder: Path) -> Run:
 
     ``folder`` exists. Raises QiError where a part doesn't fit the world or the checkpoint.
     """
+    import torch
+
     from qi_core import checkpoint
     from qi_core.optimizer import Ema
     from qi_core.run import Evaluating, Run
 
-    strategy, place = _place(recipe, folder)
     store = recipe.store.build(folder)
     saved = None if store.latest() is None else store.load()
+    loads = saved is not None or recipe.init != ""
+    strategy, place = _place(recipe, folder, lambda _: torch.float32 if loads else None)
     encoders = _encoders(recipe, place)
     source = recipe.source.build(place, encoders.autoencoder.scale)
-    model = _model(recipe, place, encoders, strategy)
+    model = strategy.place(_model(recipe, place, encoders))
     notes = [f"{strategy.device.type}, {str(strategy.dtype).removeprefix('torch.')}"]
     if saved is None and recipe.init:
         notes.append(_start_from(model, Path(recipe.init)))
@@ -97,12 +103,14 @@ def refuse_if_fixed(setting: str) -> None:
 
 
 def painter(recipe: Recipe, folder: Path, weights: str = "ema") -> Painter:
-    """Only what drawing needs, with the newest checkpoint's weights (``ema``, or ``model`` for the live ones)."""
+    """Only what drawing needs, with the newest checkpoint's weights (``ema``, or ``model`` for the live ones), kept in
+    the dtype that the strategy computes in."""
     from qi_core.generate import Painter
 
-    strategy, place = _place(recipe, folder)
+    strategy, place = _place(recipe, folder, lambda strategy: strategy.dtype)
     encoders = _encoders(recipe, place)
-    model = _model(recipe, place, encoders, strategy)
+    model = _model(recipe, place, encoders).requires_grad_(False)  # so that the strategy leaves its dtype alone
+    model = strategy.place(model)
     _load(model, recipe.store.build(folder), folder, weights)
     return Painter(
         model=model,
@@ -114,9 +122,17 @@ def painter(recipe: Recipe, folder: Path, weights: str = "ema") -> Painter:
     )
 
 
-def _place(recipe: Recipe, folder: Path) -> tuple[Strategy, Place]:
+def _place(
+    recipe: Recipe, folder: Path, reserve: Callable[[Strategy], torch.dtype | None]
+) -> tuple[Strategy, Place]:
     strategy = recipe.parallel.build()
-    return strategy, Place(device=strategy.device, dtype=strategy.dtype, seed=recipe.train.seed, folder=folder)
+    return strategy, Place(
+        device=strategy.device,
+        dtype=strategy.dtype,
+        seed=recipe.train.seed,
+        folder=folder,
+        reserve=reserve(strategy),
+    )
 
 
 def _encoders(recipe: Recipe, place: Place) -> Encoders:
@@ -125,9 +141,8 @@ def _encoders(recipe: Recipe, place: Place) -> Encoders:
     return Encoders(autoencoder=recipe.autoencoder.build(place), conditioner=recipe.conditioner.build(place))
 
 
-def _model(recipe: Recipe, place: Place, encoders: Encoders, strategy: Strategy) -> DenoiserModule:
-    model = recipe.denoiser.build(place, encoders.autoencoder.width, encoders.conditioner.width)
-    return strategy.place(model)
+def _model(recipe: Recipe, place: Place, encoders: Encoders) -> DenoiserModule:
+    return recipe.denoiser.build(place, encoders.autoencoder.width, encoders.conditioner.width)
 
 
 def _start_from(model: DenoiserModule, folder: Path) -> str:

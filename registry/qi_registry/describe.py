@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
-import textwrap
 import types
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import attrs
 
 from qi_core.errors import QiError
+from qi_core.fielddocs import field_docs
 from qi_registry.kinds import KINDS, NAME, Kind, kind_of, kinds_in
 from qi_registry.mistakes import show
 from qi_registry.recipe import SETTINGS, WORDS, plain
@@ -52,7 +50,7 @@ class Field(NamedTuple):
 
 def fields(cls: type[Any]) -> list[Field]:
     """The keys of a component or a section, in the order in which they were written."""
-    docs = _field_docs(cls)
+    docs = field_docs(cls)
     return [
         Field(
             field.name,
@@ -160,26 +158,3 @@ def _limits(validator: Any) -> Iterator[tuple[str, float]]:
     operator = getattr(validator, "compare_op", None)
     if operator in _BOUNDS:
         yield operator, validator.bound
-
-
-def _field_docs(cls: type[Any]) -> dict[str, str]:
-    """The string literals under the fields, of the class and of those it inherits from."""
-    docs: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        if not attrs.has(base):
-            continue
-        try:
-            (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
-        except (OSError, TypeError, SyntaxError, ValueError):  # a class without a source file has no texts to read
-            continue
-        body = definition.body if isinstance(definition, ast.ClassDef) else []
-        for field, text in pairwise(body):
-            if (
-                isinstance(field, ast.AnnAssign)
-                and isinstance(field.target, ast.Name)
-                and isinstance(text, ast.Expr)
-                and isinstance(text.value, ast.Constant)
-                and isinstance(text.value.value, str)
-            ):
-                docs[field.target.id] = " ".join(text.value.value.split())
-    return docs

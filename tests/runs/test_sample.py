@@ -51,3 +51,15 @@ def test_bad_input_gets_one_clear_line(
     err = capsys.readouterr().err
     assert told in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_weights_are_kept_in_the_dtype_they_are_used_in(run: Path) -> None:
+    """20 B parameters: 41 GB to draw with, not 82."""
+    import torch
+
+    from qi_registry.assemble import painter
+    from qi_registry.runs import read_run
+
+    brush = painter(read_run(run, ("parallel.precision=bf16",)), run)
+    assert {parameter.dtype for parameter in brush.model.parameters()} == {torch.bfloat16}
+    assert brush.paint(["a"], [(16, 32)])[0].isfinite().all()

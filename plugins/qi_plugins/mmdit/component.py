@@ -106,7 +106,7 @@ class MMDiT:
         return arch
 
     def build(self, place: Place, latent_width: int, text_width: int) -> MMDiTNetwork:
-        """The network, float32, on ``place.device``."""
+        """The network on ``place.device``, float32 unless ``place`` reserves another dtype for weights to come."""
         import torch
 
         from qi_plugins.mmdit.network import MMDiTNetwork, initialise
@@ -117,7 +117,9 @@ class MMDiT:
             network = MMDiTNetwork(
                 arch, predicts=self.predicts, checkpointing=self.checkpointing, backend=self.attention
             )
-        if self.weights is None:
+        if place.reserve is not None:
+            network.to(place.reserve).to_empty(device=place.device)
+        elif self.weights is None:
             initialise(network, place.seed, place.device)
         else:
             load_weights(network, self.weights, place.device)

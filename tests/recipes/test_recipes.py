@@ -1,0 +1,30 @@
+"""Every recipe that comes with qi is sound, and its text round-trips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qi_registry.reader import loads, packaged, read
+from qi_registry.recipe import to_toml
+
+RECIPES = sorted(packaged())
+
+
+def test_the_recipes_that_the_documentation_names_are_there() -> None:
+    assert {"pretrain.toml", "pretrain_images.toml", "finetune.toml"} <= set(RECIPES)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_sound_and_its_resolved_text_is_the_same_recipe(name: str) -> None:
+    recipe = read(f"recipes/{name}")
+    assert loads(to_toml(recipe), where="resolved") == recipe
+    assert recipe.name == Path(name).stem
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_opens_with_what_it_is_for(name: str) -> None:
+    first = packaged()[name].read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith("# ")
+    assert len(first) > 20
