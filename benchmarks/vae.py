@@ -67,7 +67,8 @@ class Theirs:
 
     def decode(self, tokens: Tensor, side: int) -> Tensor:
         z = unpack(tokens[None].to(self.model.dtype), side, side)[:, :, None] / self.std + self.mean
-        return self.model.decode(z).sample[0, :, 0]
+        picture: Tensor = self.model.decode(z).sample[0, :, 0]
+        return picture
 
 
 def measure(ours: Callable[[], Tensor], theirs: Callable[[], Tensor], rounds: int) -> list[tuple[float, float]]:
@@ -79,7 +80,7 @@ def measure(ours: Callable[[], Tensor], theirs: Callable[[], Tensor], rounds: in
             run()
             if counted >= 0:
                 own.append((time.process_time() - cpu, time.perf_counter() - wall))
-    return [tuple(map(statistics.median, zip(*own, strict=True))) for own in times]  # type: ignore[misc]
+    return [(statistics.median(cpu for cpu, _ in own), statistics.median(wall for _, wall in own)) for own in times]
 
 
 def compare(folder: Path, dtype: torch.dtype, size: int, rounds: int) -> list[Row]:
@@ -115,20 +116,17 @@ def compare(folder: Path, dtype: torch.dtype, size: int, rounds: int) -> list[Ro
 
 
 def show(rows: list[Row], title: str) -> None:
-    table = Table(title=title, caption="seconds: CPU (wall); ratio: diffusers / ours", box=box.SIMPLE)
-    for column in ("dtype", "", "ours", "diffusers", "CPU", "wall", "aim", "apart"):
-        table.add_column(column, justify="left" if column in ("dtype", "") else "right", no_wrap=True)
+    table = Table(title=title, caption="median seconds; ratio: diffusers / ours", box=box.SIMPLE)
+    for column in ("dtype", "", "clock"):
+        table.add_column(column, no_wrap=True)
+    for column in ("ours", "diffusers", "ratio", "aim", "apart"):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(
-            row.dtype,
-            row.what,
-            f"{row.ours_cpu:.2f} ({row.ours_wall:.2f})",
-            f"{row.theirs_cpu:.2f} ({row.theirs_wall:.2f})",
-            f"{row.ratio_cpu:.2f}",
-            f"{row.ratio_wall:.2f}",
-            f"{row.aim:.1f} {'met' if row.ratio_cpu >= row.aim else 'missed'}",
-            f"{row.apart:.0e}",
-        )
+        aim = f"{row.aim:.1f} {'met' if row.ratio_cpu >= row.aim else 'missed'}"
+        cpu = (f"{row.ours_cpu:.2f}", f"{row.theirs_cpu:.2f}", f"{row.ratio_cpu:.2f}")
+        wall = (f"{row.ours_wall:.2f}", f"{row.theirs_wall:.2f}", f"{row.ratio_wall:.2f}")
+        table.add_row(row.dtype, row.what, "CPU", *cpu, aim, f"{row.apart:.0e}")
+        table.add_row("", "", "wall", *wall)
     Console().print(table)
 
 
