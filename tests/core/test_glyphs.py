@@ -9,7 +9,7 @@ import pytest
 from attrs import evolve
 from numpy.typing import NDArray
 
-from qi_core import QiError
+from qi_core import QiError, glyphs
 from qi_core.glyphs import UNREAD, Reader, Typeset
 
 LATIN = Typeset(characters=string.ascii_uppercase, height=16, width=64, shortest=1, longest=5).fitted()
@@ -93,8 +93,10 @@ def test_colours_need_not_be_known_and_are_found(fore: tuple[float, ...], back: 
 
 def test_a_word_off_its_place_is_read_where_jitter_allows() -> None:
     loose = Typeset(characters=string.ascii_uppercase, height=16, width=64, longest=4, jitter=1).fitted()
-    picture = paint(loose, "MOVE", shift=(1, -1), noise=0.1)
-    assert Reader(typesets=(loose,)).read(picture).text == "MOVE"
+    for shift in [(1, -1), (-1, 1), (0, 0)]:
+        picture = paint(loose, "TQTQ", shift=shift)
+        reading = Reader(typesets=(loose,)).read(picture)
+        assert (reading.text, reading.likeness) == ("TQTQ", pytest.approx(1.0, abs=1e-3))
 
 
 def test_the_right_typeset_is_found() -> None:
@@ -116,6 +118,26 @@ def test_an_empty_slot_is_no_letter_even_where_the_length_is_known() -> None:
     picture = paint(face, "FOXI", noise=0.05)
     picture[:, :, face.left(4) + 3 * face.pitch :] = -1.0
     assert Reader(typesets=(face,)).read(picture).text == "FOX" + UNREAD
+
+
+def test_a_letter_drawn_over_is_not_legible_though_it_is_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    slot = np.s_[:, :, LATIN.left(4) + LATIN.pitch : LATIN.left(4) + 2 * LATIN.pitch]
+    picture = paint(LATIN, "NLGE")
+    for other in ("NKGE", "NVGE"):
+        picture[slot] = np.maximum(picture, 0.75 * paint(LATIN, other) - 0.25)[slot]
+    reader = Reader(typesets=(LATIN,))
+    assert reader.read(picture).text == f"N{UNREAD}GE"
+    monkeypatch.setattr(glyphs, "SHARP", 0.0)
+    assert reader.read(picture).text == "NLGE"
+
+
+def test_a_space_is_read_where_it_may_stand() -> None:
+    face = Typeset(characters="AB ", height=16, width=64).fitted()
+    reader = Reader(typesets=(face,))
+    assert reader.read(paint(face, "A B", noise=0.1)).text == "A B"
+    smudged = paint(face, "A B")
+    smudged[:, 4:12, face.left(3) + face.pitch + 4 : face.left(3) + face.pitch + 12] = 0.5
+    assert reader.read(smudged).text != "A B"
 
 
 @pytest.mark.parametrize("level", [-1.0, 0.0, float("nan")])

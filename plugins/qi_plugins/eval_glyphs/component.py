@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 class GlyphMatch:
     """Paints strings and reads them back with the renderer's own glyphs; the reader is never told the answer.
 
-    Figures: ``right``, the part of whole strings read as they were asked for; ``colour``, the part whose both colours
-    are nearest to the ones asked for; ``exact``, both; ``characters``, the part of characters right.
+    Figures: ``right``, the part of whole strings read as they were asked for, each glyph legible; ``colour``, the
+    part whose both colours are nearest to the ones asked for; ``exact``, both; ``characters``, the part of characters
+    right; ``likeness``, how much of the pictures' variance the strings that were read explain.
     """
 
     source: SourceComponent[Any]
