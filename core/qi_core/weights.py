@@ -30,12 +30,12 @@ def refuse_mismatch(
         if name in found and tuple(found[name]) != tuple(shape)
     ]
     told = [
-        f"{len(names)} {what}: {_some(names)}"
-        for what, names in (("missing", missing), ("not known", extra), ("of another shape", misshapen))
+        f"{what}: {_some(names)}"
+        for what, names in (("missing", missing), ("extra", extra), ("misshapen", misshapen))
         if names
     ]
     if told:
-        raise QiError(f"{where}: these weights are not for this model ({'; '.join(told)}); {advice}")
+        raise QiError(f"{where}: the weights are not of this model ({'; '.join(told)}); {advice}")
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str, advice: str) -> None:

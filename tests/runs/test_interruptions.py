@@ -90,7 +90,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None
     assert "--fresh" in told
     told = qi("run", recipe, "--folder", tmp_path / "next", "--set", f"init={folder}", "--set", "denoiser.heads=4",
               "--set", "denoiser.head_dim=16", code=2)  # fmt: skip
-    assert "of another shape" in told
+    assert "misshapen" in told
 
 
 def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:

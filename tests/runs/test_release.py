@@ -152,7 +152,7 @@ def spoil(released: Path, tmp_path: Path, change: str) -> Path:
 
 @pytest.mark.parametrize(
     ("change", "told"),
-    [("missing", "missing"), ("extra", "surprise"), ("misshapen", "of another shape"), ("fp16", "float16")],
+    [("missing", "missing"), ("extra", "surprise"), ("misshapen", "misshapen"), ("fp16", "float16")],
 )
 def test_what_does_not_fit_is_told_by_name(
     released: Path, tmp_path: Path, change: str, told: str, capsys: pytest.CaptureFixture[str]

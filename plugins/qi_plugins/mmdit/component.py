@@ -135,11 +135,11 @@ class MMDiT:
 
     def stored(self, pipeline: Path) -> Mapping[str, Tensor]:
         """See ``qi_core.release.ReleasedDenoiser``."""
-        from qi_plugins.mmdit.release import read_weights
-        from qi_plugins.mmdit.weights import read_config
+        from qi_plugins.mmdit.release import names_and_shapes
+        from qi_plugins.mmdit.weights import read_config, read_weights
 
         folder = pipeline / "transformer"
-        return read_weights(folder, read_config(folder))
+        return read_weights(folder, names_and_shapes(read_config(folder)))
 
     def export(self, pipeline: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> None:
         """See ``qi_core.release.ReleasedDenoiser``."""
@@ -147,7 +147,7 @@ class MMDiT:
 
         if self.predicts != "velocity":
             raise QiError(
-                f"denoiser.predicts is {self.predicts!r}: released pipelines take a network that predicts the velocity; "
+                f"denoiser.predicts is {self.predicts!r}: released pipelines take one that gives the velocity; "
                 'train with predicts = "velocity" to export'
             )
         latents, text = (tensors[name].shape[1] for name in ("img_in.weight", "txt_in.weight"))

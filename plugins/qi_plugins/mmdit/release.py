@@ -13,13 +13,12 @@ from torch import Tensor
 
 from qi_core import QiError
 from qi_core.files import write_whole
-from qi_core.tensorfiles import Form, StoredTensors, forms, safetensors, shards, write
+from qi_core.tensorfiles import Form, forms, safetensors, shards, write
 from qi_core.weights import refuse_mismatch
 from qi_plugins.mmdit.architecture import Architecture
-from qi_plugins.mmdit.weights import INDEX, diffusers_config, weight_files
+from qi_plugins.mmdit.weights import INDEX, NO_FLOAT16, diffusers_config, shapes
 
 SHARD_BYTES = 10_000_000_000
-SAFE = (torch.bfloat16, torch.float32)
 
 # scheduler_config.json of Qwen/Qwen-Image: diffusers' own defaults differ in four places.
 SCHEDULER: Mapping[str, Any] = {
@@ -54,24 +53,7 @@ def names_and_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
     from qi_plugins.mmdit.network import MMDiTNetwork
 
     with torch.device("meta"):
-        network = MMDiTNetwork(arch)
-    return {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
-
-
-def read_weights(folder: Path, arch: Architecture) -> StoredTensors:
-    """A ``transformer`` folder's weights, found whole and usable by their headers alone."""
-    tensors = StoredTensors([folder / name for name in weight_files(folder)])
-    found = {name: form.shape for name, form in tensors.forms.items()}
-    refuse_mismatch(names_and_shapes(arch), found, str(folder), "config.json and weights must be of one model")
-    for name, form in tensors.forms.items():
-        if form.dtype == torch.float16:
-            raise QiError(
-                f"{folder}: {name} is float16, whose range this model's activations leave (NaN or black pictures); "
-                "use the bfloat16 or float32 weights"
-            )
-        if form.dtype not in SAFE:
-            raise QiError(f"{folder}: {name} is {form.dtype}; want bfloat16 or float32")
-    return tensors
+        return shapes(MMDiTNetwork(arch))
 
 
 def write_pipeline(
@@ -79,7 +61,7 @@ def write_pipeline(
 ) -> None:
     """``transformer/`` and ``scheduler/``; ``model_index.json`` where no other part has brought one."""
     if dtype == torch.float16:
-        raise QiError("float16 is refused: this model's activations leave its range (NaN or black pictures); use bf16")
+        raise QiError(f"--dtype fp16 is refused: float16, {NO_FLOAT16}; use bf16")
     known = forms(tensors)
     refuse_mismatch(
         names_and_shapes(arch),

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from qi_core import QiError
+from qi_core.tensorfiles import StoredTensors
+from qi_core.weights import refuse_mismatch
 from qi_plugins.mmdit.architecture import Architecture
 
 PATCH = 2
 INDEX = "diffusion_pytorch_model.safetensors.index.json"
 SINGLE = "diffusion_pytorch_model.safetensors"
 KIND = "QwenImageTransformer2DModel"
+NO_FLOAT16 = "whose range this model's activations leave (NaN or black pictures)"
 
 # Keys of config.json with the values diffusers takes where one is absent.
 DEFAULTS: dict[str, Any] = {
@@ -99,79 +101,47 @@ def _check_value(path: Path, key: str, value: Any) -> None:
         raise QiError(f"{path}: {key} is {value!r}; want {wanted}")
 
 
-def weight_files(folder: Path) -> dict[str, list[str] | None]:
-    """File name -> the tensors that the index says it holds (None: no index)."""
+def _files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder, all that its index names."""
     index = folder / INDEX
     if index.exists():
         weight_map = _json(index, "an index of shards").get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise QiError(f"{index}: no weight_map; want an index of shards; fetch the file again")
-        shards: dict[str, list[str] | None] = {}
-        for name, file in sorted(weight_map.items()):
-            names = shards.setdefault(str(file), [])
-            assert names is not None
-            names.append(name)
-        return shards
+        return [folder / name for name in sorted(set(map(str, weight_map.values())))]
     if (folder / SINGLE).exists():
-        return {SINGLE: None}
+        return [folder / SINGLE]
     raise QiError(f"{folder}: neither {INDEX} nor {SINGLE}; want a diffusers transformer folder")
 
 
-def load_weights(network: nn.Module, folder: Path, device: torch.device) -> None:
-    """Fill a network built on the meta device, in float32. Only one tensor is in memory twice at any time.
+def shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every weight."""
+    return {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+
+
+def read_weights(folder: Path, wanted: Mapping[str, tuple[int, ...]]) -> StoredTensors:
+    """The folder's weights, found whole and usable by the files' headers alone; none is read yet.
 
     Raises QiError that names what is missing, extra, misshapen or of a dtype that cannot be used.
     """
-    wanted = {name: parameter.shape for name, parameter in network.named_parameters()}
-    seen: set[str] = set()
-    extra: list[str] = []
-    mistakes: list[str] = []
-    for file, listed in weight_files(folder).items():
-        path = folder / file
-        try:
-            with safe_open(path, framework="pt", device="cpu") as tensors:
-                held = set(tensors.keys())
-                mistakes += [
-                    f"{name} is not in {file}, where the index says it is" for name in set(listed or ()) - held
-                ]
-                for name in sorted(held):
-                    if name not in wanted:
-                        extra.append(name)
-                        continue
-                    mistake = _take(network, name, tensors, wanted[name], device)
-                    mistakes += [mistake] if mistake else []
-                    seen.add(name)
-        except OSError as error:
-            raise QiError(f"{path}: {error.strerror or error}; a shard is missing; fetch the folder again") from None
-        except SafetensorError as error:
-            raise QiError(f"{path}: damaged ({error}); fetch the file again") from None
-    mistakes += _names("missing", sorted(wanted.keys() - seen)) + _names("extra", sorted(extra))
-    if mistakes:
-        raise QiError(f"{folder}: " + "; ".join(mistakes) + "; the weights don't fit config.json: fetch both again")
+    tensors = StoredTensors(_files(folder))
+    found = {name: form.shape for name, form in tensors.forms.items()}
+    refuse_mismatch(wanted, found, str(folder), "config.json and weights must be of one model: fetch both again")
+    for name, form in tensors.forms.items():
+        if form.dtype == torch.float16:
+            raise QiError(f"{folder}: {name} is float16, {NO_FLOAT16}; use the bfloat16 or float32 weights")
+        if form.dtype not in (torch.bfloat16, torch.float32):
+            raise QiError(f"{folder}: {name} is {form.dtype}; want bfloat16 or float32")
+    return tensors
 
 
-def _names(what: str, names: list[str]) -> list[str]:
-    if not names:
-        return []
-    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    return [f"{what}: {shown}"]
-
-
-def _take(network: nn.Module, name: str, tensors: Any, shape: torch.Size, device: torch.device) -> str | None:
+def load_weights(network: nn.Module, folder: Path, device: torch.device) -> None:
+    """Fill a network built on the meta device, in float32. Only one tensor is in memory twice at any time."""
     from qi_plugins.mmdit.network import replace
 
-    part = tensors.get_slice(name)
-    if tuple(part.get_shape()) != tuple(shape):
-        return f"misshapen: {name} is {tuple(part.get_shape())}, wanted {tuple(shape)}"
-    if part.get_dtype() == "F16":
-        return (
-            f"{name} is float16, whose range this model's activations leave (NaN or black pictures); "
-            "use the bfloat16 or float32 weights"
-        )
-    if part.get_dtype() not in ("BF16", "F32"):
-        return f"{name} is {part.get_dtype()}; want bfloat16 or float32"
-    replace(network, name, tensors.get_tensor(name).to(device=device, dtype=torch.float32))
-    return None
+    tensors = read_weights(folder, shapes(network))
+    for name in tensors:
+        replace(network, name, tensors[name].to(device=device, dtype=torch.float32))
 
 
 def diffusers_config(arch: Architecture) -> Mapping[str, Any]:
