@@ -92,7 +92,13 @@ class Ema:
         return dict(zip(self._names, self._average, strict=True)) | self._frozen
 
     def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
-        """Take saved averages."""
+        """Take saved averages. Raises QiError where one is missing or misshapen."""
+        from qi_core.tensorfiles import forms
+        from qi_core.weights import refuse_mismatch
+
+        found = {name: form.shape for name, form in forms(tensors).items() if name not in self._frozen}
+        wanted = {name: average.shape for name, average in zip(self._names, self._average, strict=True)}
+        refuse_mismatch(wanted, found, "averaged weights", "they are of another model")
         for name, average in zip(self._names, self._average, strict=True):
             average.copy_(tensors[name])
         self.updates = updates

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
-from support.small_run import losses, qi, start, steps, wait_for_step, write_recipe
+from support.small_run import environment, losses, qi, start, steps, wait_for_step, write_recipe
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +117,18 @@ def test_fresh_sets_the_old_run_aside(tmp_path: Path) -> None:
     for words in ((), ("--fresh",)):
         qi("run", recipe, "--folder", folder, "--set", "train.steps=3", *words)
     assert losses(tmp_path / "run.1") == losses(folder)
+
+
+def test_a_full_disk_in_the_middle_of_a_save_loses_nothing(unbroken: Path, tmp_path: Path) -> None:
+    recipe, folder = write_recipe(tmp_path), tmp_path / "run"
+    qi("run", recipe, "--folder", folder, "--set", "train.steps=14")
+    before = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    # A file may not grow beyond 40 kB: the log still fits, the weights don't.
+    limited = f"ulimit -f 40; exec {sys.executable} -m qi_registry.cli run {recipe} --folder {folder}"
+    process = subprocess.run(["bash", "-c", limited], env=environment(), capture_output=True, text=True, check=False)
+    assert process.returncode == 2, process.stderr
+    assert len(process.stderr.strip().splitlines()) == 1, process.stderr
+    assert "was not saved" in process.stderr
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == before, "nothing half-written stays"
+    qi("run", recipe, "--folder", folder)
+    assert losses(folder) == losses(unbroken)
