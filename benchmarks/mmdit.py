@@ -10,20 +10,15 @@ compared before anything is timed.
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from attrs import asdict, frozen
+from common import Timing, in_turn, median, table, write
 from diffusers import QwenImageTransformer2DModel
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from qi_core import Condition, Latents, Place
@@ -51,14 +46,6 @@ WORKLOADS = (
     Workload("256 px, captions 180/176/178/172", 16, (180, 176, 178, 172), 1.05),
     Workload("512 px, captions 128/120", 32, (128, 120), 1.05),
 )
-
-
-@frozen
-class Timing:
-    """One side of a workload, medians of a step."""
-
-    wall: float
-    cpu: float
 
 
 @frozen
@@ -136,15 +123,8 @@ def steps(theirs: QwenImageTransformer2DModel, ours: MMDiTNetwork, load: Workloa
 def measure(load: Workload, sides: tuple[Step, Step], rounds: int) -> Result:
     """Sides in turn, so that a neighbour on the machine disturbs both."""
     difference = (sides[0]() - sides[1]()).abs().max().item()
-    taken: tuple[list[Timing], list[Timing]] = ([], [])
-    for _ in range(rounds):
-        for step, times in zip(sides, taken, strict=True):
-            wall, cpu = time.perf_counter(), time.process_time()
-            step()
-            times.append(Timing(time.perf_counter() - wall, time.process_time() - cpu))
-    theirs, ours = (
-        Timing(statistics.median(t.wall for t in times), statistics.median(t.cpu for t in times)) for times in taken
-    )
+    taken = in_turn({"diffusers": sides[0], "qi": sides[1]}, rounds)
+    theirs, ours = median(taken["diffusers"]), median(taken["qi"])
     return Result(
         workload=load.name,
         diffusers=theirs,
@@ -167,26 +147,21 @@ def main() -> None:
 
     theirs, ours = networks()
     results = [measure(load, steps(theirs, ours, load), args.rounds) for load in WORKLOADS]
-    table = Table(
-        title=f"MMDiT {LAYERS} x {HEADS} x {HEAD_DIM}, float32, forward and backward, {args.threads} thread(s)"
+    table(
+        f"MMDiT {LAYERS} x {HEADS} x {HEAD_DIM}, float32, forward and backward, {args.threads} thread(s), seconds",
+        ("", "diffusers", "qi", "ratio", "aim"),
+        [
+            row
+            for r in results
+            for row in (
+                (r.workload, "", "", "", f">= {r.aim:.2f}"),
+                ("  CPU", f"{r.diffusers.cpu:.3f}", f"{r.qi.cpu:.3f}", f"{r.cpu_ratio:.2f}", ""),
+                ("  wall", f"{r.diffusers.wall:.3f}", f"{r.qi.wall:.3f}", f"{r.wall_ratio:.2f}", ""),
+            )
+        ],
+        caption=f"medians of {args.rounds}; outputs differ by {max(r.largest_difference for r in results):.0e} at most",
     )
-    for column in ("batch", "diffusers wall s", "qi wall s", "ratio", "diffusers CPU s", "qi CPU s", "ratio", "aim"):
-        table.add_column(column, justify="left" if column == "batch" else "right")
-    for r in results:
-        table.add_row(
-            r.workload,
-            *(f"{x:.3f}" for x in (r.diffusers.wall, r.qi.wall)),
-            f"{r.wall_ratio:.2f}",
-            *(f"{x:.3f}" for x in (r.diffusers.cpu, r.qi.cpu)),
-            f"{r.cpu_ratio:.2f}",
-            f"{r.aim:.2f}",
-        )
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(table)
-    console.print(f"largest difference of the outputs: {max(r.largest_difference for r in results):.1e}")
-    if args.json:
-        record = {"threads": args.threads, "rounds": args.rounds, "results": [asdict(r) for r in results]}
-        args.json.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write(args.json, {"threads": args.threads, "rounds": args.rounds, "results": [asdict(r) for r in results]})
 
 
 if __name__ == "__main__":
