@@ -10,22 +10,15 @@ CPU seconds are those of the process, all threads together: on a busy machine tr
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import diffusers
 import torch
 from attrs import asdict, frozen
+from common import in_turn, median, table, write
 from diffusers import AutoencoderKLQwenImage
-from rich import box
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from qi_core import Latents, Place
@@ -71,18 +64,6 @@ class Theirs:
         return picture
 
 
-def measure(ours: Callable[[], Tensor], theirs: Callable[[], Tensor], rounds: int) -> list[tuple[float, float]]:
-    """Medians of (CPU, wall) seconds of each, after one round that is not counted."""
-    times: list[list[tuple[float, float]]] = [[], []]
-    for counted in range(-1, rounds):
-        for run, own in zip((ours, theirs), times, strict=True):
-            cpu, wall = time.process_time(), time.perf_counter()
-            run()
-            if counted >= 0:
-                own.append((time.process_time() - cpu, time.perf_counter() - wall))
-    return [(statistics.median(cpu for cpu, _ in own), statistics.median(wall for _, wall in own)) for own in times]
-
-
 def compare(folder: Path, dtype: torch.dtype, size: int, rounds: int) -> list[Row]:
     place = Place(device=torch.device("cpu"), dtype=dtype, seed=0, folder=folder)
     ours: QwenVae = VaeQwen(path=folder).build(place)
@@ -97,17 +78,18 @@ def compare(folder: Path, dtype: torch.dtype, size: int, rounds: int) -> list[Ro
     rows = []
     for what, (mine, other) in pairs.items():
         apart = (mine() - other()).abs().max().item()
-        (ours_cpu, ours_wall), (theirs_cpu, theirs_wall) = measure(mine, other, rounds)
+        taken = in_turn({"ours": mine, "theirs": other}, rounds)
+        own, their = median(taken["ours"]), median(taken["theirs"])
         rows.append(
             Row(
                 dtype=str(dtype).removeprefix("torch."),
                 what=what,
-                ours_cpu=ours_cpu,
-                theirs_cpu=theirs_cpu,
-                ours_wall=ours_wall,
-                theirs_wall=theirs_wall,
-                ratio_cpu=theirs_cpu / ours_cpu,
-                ratio_wall=theirs_wall / ours_wall,
+                ours_cpu=own.cpu,
+                theirs_cpu=their.cpu,
+                ours_wall=own.wall,
+                theirs_wall=their.wall,
+                ratio_cpu=their.cpu / own.cpu,
+                ratio_wall=their.wall / own.wall,
                 aim=AIMS[dtype],
                 apart=apart,
             )
@@ -116,18 +98,15 @@ def compare(folder: Path, dtype: torch.dtype, size: int, rounds: int) -> list[Ro
 
 
 def show(rows: list[Row], title: str) -> None:
-    table = Table(title=title, caption="median seconds; ratio: diffusers / ours", box=box.SIMPLE)
-    for column in ("dtype", "", "clock"):
-        table.add_column(column, no_wrap=True)
-    for column in ("ours", "diffusers", "ratio", "aim", "apart"):
-        table.add_column(column, justify="right", no_wrap=True)
+    lines: list[tuple[str, ...]] = []
     for row in rows:
         aim = f"{row.aim:.1f} {'met' if row.ratio_cpu >= row.aim else 'missed'}"
         cpu = (f"{row.ours_cpu:.2f}", f"{row.theirs_cpu:.2f}", f"{row.ratio_cpu:.2f}")
         wall = (f"{row.ours_wall:.2f}", f"{row.theirs_wall:.2f}", f"{row.ratio_wall:.2f}")
-        table.add_row(row.dtype, row.what, "CPU", *cpu, aim, f"{row.apart:.0e}")
-        table.add_row("", "", "wall", *wall)
-    Console().print(table)
+        lines.append((f"{row.dtype} {row.what}", "CPU", *cpu, aim, f"{row.apart:.0e}"))
+        lines.append(("", "wall", *wall, "", ""))
+    columns = ("", "clock", "ours", "diffusers", "ratio", "aim", "apart")
+    table(title, columns, lines, caption="median seconds; ratio: diffusers / ours")
 
 
 def main() -> None:
@@ -147,18 +126,19 @@ def main() -> None:
         rows = [row for dtype in AIMS for row in compare(Path(folder), dtype, args.size, args.rounds)]
     # Without AMX a CPU multiplies bfloat16 no quicker than float32, which says much about the rows of bfloat16.
     amx = torch.cpu.get_capabilities().get("amx_bf16", False)
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": args.threads,
-        "amx": bool(amx),
-        "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
-    }
     show(rows, f"vae-qwen at {args.size}x{args.size}, {args.threads} threads, AMX: {'yes' if amx else 'no'}")
-    if args.json:
-        result = {"size": args.size, "rounds": args.rounds, "machine": machine, "rows": [asdict(row) for row in rows]}
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    write(
+        args.json,
+        {
+            "size": args.size,
+            "rounds": args.rounds,
+            "threads": args.threads,
+            "amx": bool(amx),
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+            "rows": [asdict(row) for row in rows],
+        },
+    )
 
 
 if __name__ == "__main__":
