@@ -34,8 +34,10 @@ class AdamW:
     """Steps over which the rate rises in a line from lr / warmup to lr."""
     schedule: Literal["constant", "cosine"] = "constant"
     """After the warm-up: stay at lr, or fall along half a cosine until the run ends."""
+    decay: int = field(default=0, validator=validators.ge(0))
+    """Constant schedule: the last so many steps fall linearly instead (warm-up, stable, decay)."""
     final: float = field(default=0.0, validator=[validators.ge(0), validators.le(1)])
-    """Where the cosine ends, as a part of lr."""
+    """Where cosine or decay end, as a part of lr."""
 
     def build(self, model: nn.Module, steps: int) -> Optimizer:
         """The optimizer of a model's trained parameters, for a run of so many steps."""

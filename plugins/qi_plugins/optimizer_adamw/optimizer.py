@@ -38,16 +38,18 @@ class LiveAdamW:
     def rate(self, step: int) -> float:
         """The learning rate of step ``step``, counted from 0: never zero during the warm-up, ``lr`` at its last step.
 
-        The cosine starts at ``lr`` with the first step after the warm-up and would arrive at ``final`` with the step
-        after the last one, so that no step is wasted on a rate of zero.
+        The cosine starts at ``lr`` with the first step after the warm-up; it and the decay would arrive at ``final``
+        with the step after the last one, so that no step is wasted on a rate of zero.
         """
         warmup = self._settings.warmup
         if step < warmup:
             return self.lr * (step + 1) / warmup
-        if self._settings.schedule == "constant":
-            return self.lr
-        progress = min(1.0, (step - warmup) / max(1, self._steps - warmup))
         final = self._settings.final
+        if self._settings.schedule == "constant":
+            left = max(0, self._steps - step)
+            stay = min(1.0, left / self._settings.decay) if self._settings.decay else 1.0
+            return self.lr * (final + (1 - final) * stay)
+        progress = min(1.0, (step - warmup) / max(1, self._steps - warmup))
         return self.lr * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress)))
 
     def step(self, step: int) -> None:

@@ -52,6 +52,13 @@ def test_without_warm_up_the_first_step_has_the_whole_rate() -> None:
     assert AdamW(lr=0.3, schedule="cosine").build(Net(), STEPS).rate(0) == 0.3
 
 
+def test_a_constant_schedule_can_end_in_a_decay() -> None:
+    live = AdamW(lr=1.0, decay=4, final=0.2).build(Net(), STEPS)
+    rates = [live.rate(step) for step in range(STEPS + 1)]
+    assert rates[: STEPS - 3] == [1.0] * (STEPS - 3)
+    assert rates[STEPS - 3 :] == pytest.approx([0.8, 0.6, 0.4, 0.2])
+
+
 def test_the_cosine_passes_the_middle_and_ends_at_final() -> None:
     live = AdamW(lr=1.0, warmup=4, schedule="cosine", final=0.1).build(Net(), STEPS)
     assert live.rate(12) == pytest.approx(0.55)  # half of the 16 steps after the warm-up
