@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from attrs import field, frozen, validators
+from attrs import Attribute, field, frozen, validators
 
 Shift: TypeAlias = Literal["none", "qwen-image"] | float
 """How times are moved toward noise: not at all, as the released scheduler does by number of image tokens, or by a
 fixed factor on the odds of sigma."""
+
+
+def above_zero(_: object, attribute: Attribute[Shift], value: Shift) -> None:
+    """Validator of a field of type ``Shift``: a factor must be above 0."""
+    if not isinstance(value, str) and not value > 0:
+        raise ValueError(f"'{attribute.name}' must be > 0: {value}")
 
 
 @frozen(kw_only=True)
@@ -53,7 +59,7 @@ class Preview:
     """Steps between two; 0: none."""
     prompts: tuple[str, ...] = ()
     """What to draw."""
-    height: int = 1024
+    height: int = field(default=1024, validator=validators.gt(0))
     """Pixels."""
-    width: int = 1024
+    width: int = field(default=1024, validator=validators.gt(0))
     """Pixels."""

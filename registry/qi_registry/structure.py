@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -175,12 +176,15 @@ def _whole(value: Any, _: Any) -> int:
 
 
 def _number(value: Any, _: Any) -> float:
-    if type(value) not in (int, float) or value != value:
+    if type(value) not in (int, float):
         raise Wrong(f"found {show(value)}; wanted a number")
     try:
-        return float(value)
+        number = float(value)
     except OverflowError:
         raise Wrong("found a number beyond what a float can hold") from None
+    if not math.isfinite(number):
+        raise Wrong(f"found {show(value)}; wanted a number that is finite")
+    return number
 
 
 def _flag(value: Any, _: Any) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from attrs import field, frozen, validators
 
 from qi_core import Examples, Loss, Mean, Samples, Shift
+from qi_core.settings import above_zero
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +29,7 @@ class FlowMatching:
     """Logit-normal: t = sigmoid(mean + std * n), n ~ N(0, 1). t = 1 is data; the report gives no value."""
     std: float = field(default=1.0, validator=validators.gt(0))
     """Logit-normal: spread; the report gives no value."""
-    shift: Shift = "none"
+    shift: Shift = field(default="none", validator=above_zero)
     """Moves drawn times toward noise: a factor, or "qwen-image" for the released shift by number of image tokens."""
     caption_dropout: float = field(default=0.1, validator=[validators.ge(0), validators.le(1)])
     """Share of samples that see the empty prompt instead of their own, drawn for each sample at each visit."""

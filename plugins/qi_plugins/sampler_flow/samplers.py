@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from attrs import field, frozen, validators
 
 from qi_core import Shift
+from qi_core.settings import above_zero
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +25,7 @@ class Euler:
 
     steps: int = field(default=50, validator=validators.gt(0))
     """Steps from noise to data; each calls the denoiser once."""
-    shift: Shift = "qwen-image"
+    shift: Shift = field(default="qwen-image", validator=above_zero)
     """How times are moved toward noise; "qwen-image" is the released scheduler, "none" is uniform."""
 
     def sample(
@@ -52,7 +53,7 @@ class Heun:
 
     steps: int = field(default=25, validator=validators.gt(0))
     """Steps from noise to data; each calls the denoiser twice, the last one once."""
-    shift: Shift = "qwen-image"
+    shift: Shift = field(default="qwen-image", validator=above_zero)
     """How times are moved toward noise; "qwen-image" is the released scheduler, "none" is uniform."""
 
     def sample(

@@ -138,3 +138,9 @@ def test_the_loss_is_told_by_bins_of_time() -> None:
     assert sum(mean.count.item() for mean in loss.parts.values()) == 50
     total = sum(mean.total.item() for mean in loss.parts.values())
     assert total / 50 == pytest.approx(loss.value.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("factor", [0.0, -3.0])
+def test_a_shift_by_a_factor_that_moves_time_nowhere_is_refused(factor: float) -> None:
+    with pytest.raises(ValueError, match="'shift' must be > 0"):
+        FlowMatching(shift=factor)

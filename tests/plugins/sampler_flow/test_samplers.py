@@ -61,3 +61,11 @@ def test_a_sample_does_not_depend_on_its_neighbours() -> None:
     together = Euler(steps=6).sample(Gaussian(), both, nothing).split()
     alone = Euler(steps=6).sample(Gaussian(), both.split()[1], nothing.split()[1])
     assert torch.equal(together[1].tokens, alone.tokens)
+
+
+@pytest.mark.parametrize("kind", [Euler, Heun])
+@pytest.mark.parametrize("factor", [0.0, -1.0, math.nan])
+def test_a_shift_by_a_factor_that_moves_time_nowhere_is_refused(kind: type[Euler | Heun], factor: float) -> None:
+    assert kind(shift=0.5).shift == 0.5
+    with pytest.raises(ValueError, match="'shift' must be > 0"):
+        kind(shift=factor)
