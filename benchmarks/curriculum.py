@@ -115,7 +115,7 @@ def prepared(path: str, seed: int, count: int, threads: int) -> Recipe:
     recipe = read(path, sets)
     return evolve(
         recipe,
-        optimizer=changed(recipe.optimizer, schedule="constant", decay=0),
+        optimizer=changed(recipe.optimizer, schedule="constant", decay=0, final=0.0),
         evaluation=tuple(changed(each, count=count, shown=0) for each in recipe.evaluation),
     )
 

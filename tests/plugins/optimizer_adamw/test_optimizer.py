@@ -59,6 +59,26 @@ def test_a_constant_schedule_can_end_in_a_decay() -> None:
     assert rates[STEPS - 3 :] == pytest.approx([0.8, 0.6, 0.4, 0.2])
 
 
+def test_warm_up_and_decay_must_fit_into_the_run() -> None:
+    settings = AdamW(warmup=16, decay=4)
+    rates = [settings.build(Net(), STEPS).rate(step) for step in range(STEPS)]
+    assert max(rates) == rates[15] == rates[16] == settings.lr
+    with pytest.raises(QiError, match="warmup = 16 and decay = 4 do not fit into 19 steps"):
+        settings.build(Net(), STEPS - 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"schedule": "cosine", "decay": 4}, "'decay' ends a constant schedule; with schedule = 'cosine' leave it out"),
+        ({"final": 0.1}, "'final' is where cosine or decay end; set one of them"),
+    ],
+)
+def test_a_setting_that_would_do_nothing_is_refused(given: dict[str, object], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        AdamW(**given)  # type: ignore[arg-type]
+
+
 def test_the_cosine_passes_the_middle_and_ends_at_final() -> None:
     live = AdamW(lr=1.0, warmup=4, schedule="cosine", final=0.1).build(Net(), STEPS)
     assert live.rate(12) == pytest.approx(0.55)  # half of the 16 steps after the warm-up
