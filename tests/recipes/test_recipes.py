@@ -28,3 +28,9 @@ def test_a_recipe_opens_with_what_it_is_for(name: str) -> None:
     first = packaged()[name].read_text(encoding="utf-8").splitlines()[0]
     assert first.startswith("# ")
     assert len(first) > 20
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_dropped_caption_is_the_prompt_that_guidance_guides_away_from(name: str) -> None:
+    recipe = read(f"recipes/{name}")
+    assert recipe.objective.dropped == recipe.guidance.negative

@@ -32,17 +32,20 @@ class FlowMatching:
     shift: Shift = field(default="none", validator=above_zero)
     """Moves drawn times toward noise: a factor, or "qwen-image" for the released shift by number of image tokens."""
     caption_dropout: float = field(default=0.1, validator=[validators.ge(0), validators.le(1)])
-    """Share of samples that see the empty prompt instead of their own, drawn for each sample at each visit."""
+    """Share of samples that see ``dropped`` instead of their own prompt, drawn for each sample at each visit."""
+    dropped: str = ""
+    """The prompt that stands for none: the same as ``guidance.negative``, which guides away from it. The released
+    models use a single space."""
 
     def prepare(self, batch: Samples, encoders: Encoders, dice: Dice) -> Examples:
-        """Encode pictures and captions; a dropped caption is the real empty prompt, encoded (with its references)."""
+        """Encode pictures and captions; a dropped caption is a real prompt too, encoded (with its references)."""
         import torch
 
         device = None
         prompts: list[str] = []
         for slot, sample in zip(batch.slots, batch, strict=True):
-            dropped = torch.rand((), generator=dice.roll(slot, "caption")).item() < self.caption_dropout
-            prompts.append("" if dropped else sample.prompt)
+            drops = torch.rand((), generator=dice.roll(slot, "caption")).item() < self.caption_dropout
+            prompts.append(self.dropped if drops else sample.prompt)
         references = [sample.references for sample in batch]
         condition = encoders.condition(prompts, references if any(references) else ())
         device = condition.text.device

@@ -110,6 +110,11 @@ def test_captions_are_dropped_per_sample_for_the_real_empty_prompt() -> None:
     assert all(torch.equal(single.text, empty) for single, gone in zip(singles, dropped, strict=True) if gone)
 
 
+def test_what_stands_for_a_dropped_caption_can_be_chosen() -> None:
+    examples = FlowMatching(caption_dropout=1.0, dropped=" ").prepare(samples(2), ENCODERS, Dice(0, 0))
+    assert torch.equal(examples.condition.text, ENCODERS.condition([" ", " "]).text)
+
+
 def draws(objective: FlowMatching, count: int = 2000) -> Tensor:
     model, dice = Remembering(), Dice(0, 0)
     data = Latents(tokens=torch.zeros(count, 1), grids=((1, 1, 1),) * count)
