@@ -9,18 +9,12 @@ from typing import Any, BinaryIO, Protocol, cast
 
 from attrs import frozen
 
+from qi_core.pixels import Unusable
+
 EXTENSIONS = (
     ".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm",
 )  # fmt: skip
 """What counts as a picture by its name. What it really is, its first bytes tell."""
-
-
-class Unusable(Exception):
-    """Why a sample can't be used: a reason to count by, and the detail for the list."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
 
 
 class Skip(Protocol):

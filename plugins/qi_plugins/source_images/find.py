@@ -13,7 +13,8 @@ from typing import BinaryIO
 from attrs import define, field
 
 from qi_core.errors import QiError
-from qi_plugins.source_images.entry import EXTENSIONS, Blob, Entry, Limits, Skip, Unusable, caption_of
+from qi_core.pixels import Unusable
+from qi_plugins.source_images.entry import EXTENSIONS, Blob, Entry, Limits, Skip, caption_of
 from qi_plugins.source_images.shards import read_shard
 
 

@@ -21,7 +21,7 @@ _PILLOWS_OWN_LIMIT = 89_478_485
 
 
 def _ratios(_: object, __: Attribute[Any], value: tuple[str, ...]) -> None:
-    from qi_plugins.source_images.sizes import parse_ratio
+    from qi_core.sizes import parse_ratio
 
     if not value:
         raise ValueError("no ratio given; give at least one, such as '1:1'")
@@ -109,9 +109,9 @@ class Images:
         )
 
     def _fit(self, seed: int, multiple: int) -> Fit:
+        from qi_core.sizes import bucket, parse_ratio
         from qi_plugins.source_images.entry import Limits
         from qi_plugins.source_images.fit import Fit
-        from qi_plugins.source_images.sizes import bucket, parse_ratio
 
         return Fit(
             buckets=tuple(bucket(self.side**2, parse_ratio(ratio), multiple) for ratio in self.ratios),

@@ -11,7 +11,8 @@ from attrs import frozen
 
 from qi_core.data import Sample, Samples
 from qi_core.errors import QiError
-from qi_plugins.source_images.entry import Entry, Unusable
+from qi_core.pixels import Unusable
+from qi_plugins.source_images.entry import Entry
 from qi_plugins.source_images.fit import Fit, permutation
 from qi_plugins.source_images.skipped import Skipped
 

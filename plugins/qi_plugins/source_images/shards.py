@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import NamedTuple
 
-from qi_plugins.source_images.entry import EXTENSIONS, Blob, Entry, Limits, Skip, Unusable, caption_of
+from qi_core.pixels import Unusable
+from qi_plugins.source_images.entry import EXTENSIONS, Blob, Entry, Limits, Skip, caption_of
 
 _REFERENCE = re.compile(r"ref(\d+)\.(.+)")
 

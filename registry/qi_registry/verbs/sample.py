@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_PIXELS = 64_000_000
+WHITE = (255, 255, 255)
+"""Under transparent references."""
 
 
 class Sample:
@@ -24,6 +26,7 @@ class Sample:
         parser.add_argument("-o", "--output", default="sample.png", help="PNG file; several pictures are numbered")
         parser.add_argument("--size", metavar="WxH", help="pixels (default: the recipe's preview size)")
         parser.add_argument("--reference", action="append", default=[], metavar="FILE", help="a picture to edit")
+        parser.add_argument("--reference-side", metavar="N", help="scale them to about NxN pixels (default: to --size)")
         parser.add_argument("--seed", type=int, help="another seed gives another picture")
         parser.add_argument("--live-weights", action="store_true", help="the trained weights, not their average")
         parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="sampler=heun and the like")
@@ -35,16 +38,17 @@ class Sample:
         from qi_registry.assemble import painter
         from qi_registry.runs import read_run_now
 
-        folder = Path(args.run)
+        folder, paths = Path(args.run), names(Path(args.output), len(args.prompt))
         recipe = read_run_now(folder, tuple(args.set))
         if args.seed is not None:
             recipe = evolve(recipe, train=evolve(recipe.train, seed=args.seed))
         height, width = size(args.size) if args.size else (recipe.preview.height, recipe.preview.width)
+        area = side(args.reference_side) ** 2 if args.reference_side else height * width
         brush = painter(recipe, folder, "model" if args.live_weights else "ema")
-        shown = [load_reference(Path(name), brush.encoders.autoencoder.scale) for name in args.reference]
+        shown = [load_reference(Path(name), area, brush.encoders.autoencoder.scale) for name in args.reference]
         count = len(args.prompt)
         images = brush.paint(args.prompt, [(height, width)] * count, [shown] * count if shown else ())
-        for image, path in zip(images, names(Path(args.output), count), strict=True):
+        for image, path in zip(images, paths, strict=True):
             save_png(to_image(image), path)
             print(path)
         return 0
@@ -58,29 +62,40 @@ def size(text: str) -> tuple[int, int]:
     return int(match[2]), int(match[1])
 
 
+def side(text: str) -> int:
+    """``1024`` -> 1024."""
+    if not re.fullmatch(r"[1-9]\d{0,3}", text):
+        raise QiError(f"--reference-side {text}: want pixels, 1 to 9999: 1024")
+    return int(text)
+
+
 def names(path: Path, count: int) -> list[Path]:
-    """One file a picture. Raises QiError if the folder isn't there."""
+    """One file a picture. Raises QiError if it is to be no PNG, or the folder isn't there."""
+    if path.suffix.lower() != ".png":
+        raise QiError(f"{path}: pictures are written as PNG; let -o end in .png")
     if not path.parent.is_dir():
         raise QiError(f"{path}: the folder {path.parent} does not exist; make it, or choose another -o")
     if count == 1:
         return [path]
-    return [path.with_name(f"{path.stem}-{i + 1}{path.suffix or '.png'}") for i in range(count)]
+    return [path.with_name(f"{path.stem}-{i + 1}{path.suffix}") for i in range(count)]
 
 
-def load_reference(path: Path, multiple: int) -> Tensor:
-    """A picture file -> (3, H, W) uint8, upright, cut to multiples of what the autoencoder wants."""
-    import numpy as np
+def load_reference(path: Path, area: int, multiple: int) -> Tensor:
+    """A picture file -> (3, H, W) uint8, treated as in training: upright, on white, its own shape at about ``area``."""
     import torch
-    from PIL import Image, ImageOps
 
+    from qi_core.pixels import Unusable, decode, prepare, read_header, resize, size_of
+    from qi_core.sizes import Size, crop_box, own_size, scale
+
+    prepare()
     try:
-        with Image.open(path) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise QiError(f"{path}: {opened.width}x{opened.height} pixels; at most {MAX_PIXELS // 10**6} million")
-            image = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, Image.DecompressionBombError) as error:
-        raise QiError(f"{path}: no picture that can be read ({error}); give a PNG, JPEG or WebP file") from error
-    height, width = image.height // multiple * multiple, image.width // multiple * multiple
-    if not height or not width:
-        raise QiError(f"{path}: {image.width}x{image.height} pixels; at least {multiple} on each side are wanted")
-    return torch.from_numpy(np.asarray(image.crop((0, 0, width, height))).copy()).permute(2, 0, 1)
+        with path.open("rb") as file:
+            image = read_header(file, MAX_PIXELS)
+            picture = size_of(image)
+            target = own_size(area, picture, multiple, enlarge=True)
+            rgb = decode(image, scale(picture, target), WHITE)
+    except (OSError, Unusable) as error:
+        why = ": ".join(error.args) if isinstance(error, Unusable) else error.strerror
+        raise QiError(f"{path}: no picture that can be read ({why}); give a PNG, JPEG or WebP file") from error
+    box = crop_box(Size(height=rgb.height, width=rgb.width), target, 0.5, 0.5)
+    return torch.from_numpy(resize(rgb, target, box, flip=False))

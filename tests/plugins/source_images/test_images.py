@@ -478,7 +478,7 @@ def test_when_a_disk_is_gone_the_run_stops_early(data: Path, place: Place, monke
 
 
 def test_buckets_keep_to_the_multiple_and_near_the_area(data: Path, place: Place) -> None:
-    from qi_plugins.source_images.sizes import bucket, parse_ratio
+    from qi_core.sizes import bucket, parse_ratio
 
     sizes = {ratio: bucket(1024**2, parse_ratio(ratio), 16) for ratio in Images(path="x").ratios}
     assert sizes["1:1"] == (1024, 1024)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from qi_plugins.source_images.entry import Blob, Limits, Unusable
-from qi_plugins.source_images.sizes import Box, Size
+from qi_core.sizes import Box, Size
 
 Colour = tuple[int, int, int]
 
@@ -29,6 +26,14 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _ON_ITS_SIDE = (5, 6, 7, 8)
+
+
+class Unusable(Exception):
+    """Why a picture, or what comes with it, can't be used: a reason to count by, and the detail for the list."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
 
 
 @cache
@@ -47,22 +52,22 @@ def prepare() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
-@contextmanager
-def opened(blob: Blob, limits: Limits) -> Iterator[tuple[Any, int]]:
-    """The picture with its header read and judged, nothing decoded, and its bytes. Raises Unusable."""
-    file, size = blob.open(limits.file)
-    with file:
-        try:
-            image = Image.open(file, formats=_formats())
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise Unusable("too many pixels", str(error)) from error
-        except UnidentifiedImageError as error:
-            raise Unusable("not a picture", f"none of {', '.join(_formats())}") from error
-        except Exception as error:  # a broken header makes Pillow's readers raise almost anything
-            raise Unusable("cannot be decoded", f"{type(error).__name__}: {error}") from error
-        if image.width * image.height > limits.pixels:
-            raise Unusable("too many pixels", f"{image.width}x{image.height}, {limits.pixels} allowed")
-        yield image, size
+def read_header(file: BinaryIO, most: int) -> Any:
+    """The picture in an open file, judged by its header; nothing is decoded. Raises Unusable.
+
+    ``most``: pixels that it may claim to have.
+    """
+    try:
+        image = Image.open(file, formats=_formats())
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise Unusable("too many pixels", str(error)) from error
+    except UnidentifiedImageError as error:
+        raise Unusable("not a picture", f"none of {', '.join(_formats())}") from error
+    except Exception as error:  # a broken header makes Pillow's readers raise almost anything
+        raise Unusable("cannot be decoded", f"{type(error).__name__}: {error}") from error
+    if image.width * image.height > most:
+        raise Unusable("too many pixels", f"{image.width}x{image.height}, {most} allowed")
+    return image
 
 
 def size_of(image: Any) -> Size:
