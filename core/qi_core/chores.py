@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 
 from qi_core import checkpoint
+from qi_core.encoder import Encoders
 from qi_core.errors import QiError
 from qi_core.run import Run
+from qi_core.settings import Preview
 from qi_core.tracker import Change, Evaluated, Picture, Saved
 
 
@@ -18,22 +20,21 @@ def due(every: int, step: int, last: bool) -> bool:
 def changes(run: Run) -> None:
     """Replay the ledger's changes for this step, then take what is asked for now."""
     while run.replay and run.replay[0].step <= run.step:
-        _change(run, run.replay.pop(0))
+        change = run.replay.pop(0)
+        run.change(run, change.setting)()
+        if change.step == run.step:  # what took effect before the run was stopped has been told
+            run.tell(change)
     for request in run.channel.requests():
         change = Change(step=run.step, setting=request.setting)
         try:
-            run.apply(run, change.setting)
+            take_effect = run.change(run, change.setting)
+            run.ledger.append(change)
         except QiError as error:
             request.answer(str(error), None)
             continue
-        run.ledger.append(change)
+        take_effect()
         request.answer("taken", run.step)
         run.tell(change)
-
-
-def _change(run: Run, change: Change) -> None:
-    run.apply(run, change.setting)
-    run.tell(change)
 
 
 def save(run: Run, last: bool) -> None:
@@ -44,6 +45,15 @@ def save(run: Run, last: bool) -> None:
     path = run.store.save(checkpoint.take(run))
     run.saved = run.step
     run.tell(Saved(step=run.step, path=path, seconds=time.perf_counter() - began))
+
+
+def refuse_preview(preview: Preview, encoders: Encoders) -> None:
+    """Raises QiError if pictures are to be drawn of a size that the autoencoder cannot have."""
+    if preview.every and preview.prompts:
+        try:
+            encoders.grid(preview.height, preview.width)
+        except QiError as error:
+            raise QiError(f"preview: {error}") from error
 
 
 def preview(run: Run, last: bool) -> None:

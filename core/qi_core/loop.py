@@ -46,18 +46,18 @@ def train(run: Run) -> Ended:
                 raise QiError(f"step {run.step}: gradients not finite {bad} times in a row; lower the learning rate")
             chores.changes(run)
             last = run.step == run.train.steps
+            chores.save(run, last)  # first, for an evaluation or a preview that fails ends the run
             chores.evaluate(run, last)
             chores.preview(run, last)
-            chores.save(run, last)
         if run.saved != run.step:  # a signal ended the run between two saves
             chores.save(run, last=True)
-        ended = Ended(
-            step=run.step,
-            reason=signals.name or "done",
-            seconds=time.perf_counter() - began,
-            skipped=run.source.report(),
-            summary=summary(run),
-        )
+    ended = Ended(
+        step=run.step,
+        reason=signals.name or "done",
+        seconds=time.perf_counter() - began,
+        skipped=run.source.report(),  # after the feed's thread has ended: it counts too
+        summary=summary(run),
+    )
     run.tell(ended)
     return ended
 

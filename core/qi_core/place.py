@@ -26,6 +26,8 @@ class Place:
     reserve: torch.dtype | None = None
     """If given, weights of the denoiser will be loaded right after: memory is reserved in this dtype, nothing is drawn
     or read."""
+    multiple: int = 1
+    """Heights and widths must be multiples of so many pixels: the autoencoder's scale, once it is built."""
 
 
 class Component(Protocol[T_co]):

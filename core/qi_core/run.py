@@ -56,8 +56,8 @@ class Run:
     ema: Ema | None
     trackers: list[Tracker]
     evaluations: list[Evaluating]
-    apply: Callable[[Run, str], None]
-    """Checks a setting as a recipe is checked and applies it. Raises QiError if it may not be."""
+    change: Callable[[Run, str], Callable[[], None]]
+    """Checks a setting as a recipe is checked; what it returns puts it into effect. Raises QiError if it may not be."""
 
     step: int = 0
     """Updates done."""

@@ -32,8 +32,10 @@ def assemble(recipe: Recipe, folder: Path) -> Run:
     ``folder`` exists. Raises QiError where a part doesn't fit the world or the checkpoint.
     """
     import torch
+    from attrs import evolve
 
     from qi_core import checkpoint
+    from qi_core.chores import refuse_preview
     from qi_core.optimizer import Ema
     from qi_core.run import Evaluating, Run
 
@@ -42,7 +44,9 @@ def assemble(recipe: Recipe, folder: Path) -> Run:
     loads = saved is not None or recipe.init != ""
     strategy, place = _place(recipe, folder, lambda _: torch.float32 if loads else None)
     encoders = _encoders(recipe, place)
-    source = recipe.source.build(place, encoders.autoencoder.scale)
+    refuse_preview(recipe.preview, encoders)
+    place = evolve(place, multiple=encoders.autoencoder.scale)
+    source = recipe.source.build(place, place.multiple)
     model = strategy.place(_model(recipe, place, encoders))
     notes = [f"{strategy.device.type}, {str(strategy.dtype).removeprefix('torch.')}"]
     if saved is None and recipe.init:
@@ -66,7 +70,7 @@ def assemble(recipe: Recipe, folder: Path) -> Run:
         evaluations=[
             Evaluating(every=component.every, evaluation=component.build(place)) for component in recipe.evaluation
         ],
-        apply=Changer(recipe),
+        change=Changer(recipe),
         notes=notes,
     )
     if saved is not None:
@@ -76,20 +80,28 @@ def assemble(recipe: Recipe, folder: Path) -> Run:
 
 
 class Changer:
-    """Applies a setting to a live run after the checks that a recipe gets."""
+    """Checks a setting of a live run as a recipe is checked; what it returns puts it into effect."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
 
-    def __call__(self, run: Run, setting: str) -> None:
+    def __call__(self, run: Run, setting: str) -> Callable[[], None]:
+        from qi_core.chores import refuse_preview
+
         refuse_if_fixed(setting)
-        self.recipe = apply_setting(self.recipe, setting)
-        run.sampler = self.recipe.sampler
-        run.preview = self.recipe.preview
-        run.guidance = self.recipe.guidance
-        lr = getattr(self.recipe.optimizer, "lr", None)
-        if lr is not None:
-            run.optimizer.lr = lr
+        recipe = apply_setting(self.recipe, setting)
+        refuse_preview(recipe.preview, run.encoders)
+
+        def take_effect() -> None:
+            self.recipe = recipe
+            run.sampler = recipe.sampler
+            run.preview = recipe.preview
+            run.guidance = recipe.guidance
+            lr = getattr(recipe.optimizer, "lr", None)
+            if lr is not None:
+                run.optimizer.lr = lr
+
+        return take_effect
 
 
 def refuse_if_fixed(setting: str) -> None:
@@ -122,9 +134,7 @@ def painter(recipe: Recipe, folder: Path, weights: str = "ema") -> Painter:
     )
 
 
-def _place(
-    recipe: Recipe, folder: Path, reserve: Callable[[Strategy], torch.dtype | None]
-) -> tuple[Strategy, Place]:
+def _place(recipe: Recipe, folder: Path, reserve: Callable[[Strategy], torch.dtype | None]) -> tuple[Strategy, Place]:
     strategy = recipe.parallel.build()
     return strategy, Place(
         device=strategy.device,

@@ -37,4 +37,4 @@ class GlyphMatch:
     def build(self, place: Place) -> Matching:
         from qi_plugins.eval_glyphs.matching import build
 
-        return build(self, self.source.build(place, 1))
+        return build(self, self.source.build(place, place.multiple))
