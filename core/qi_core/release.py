@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from qi_core.errors import QiError
 
@@ -53,3 +54,16 @@ def copy_part(source: Path, target: Path) -> None:
         shutil.copytree(source, target)
     except (OSError, shutil.Error) as error:
         raise QiError(f"{target}: could not be written ({error}); make room or choose another folder") from error
+
+
+def read_json(path: Path, wanted: str) -> dict[str, Any]:
+    """An object in a file; ``wanted`` says in errors what it is."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise QiError(f"{path}: {error.strerror}; want {wanted}") from None
+    except ValueError as error:
+        raise QiError(f"{path}: not JSON ({error}); want {wanted}") from None
+    if not isinstance(found, dict):
+        raise QiError(f"{path}: a {type(found).__name__}; want {wanted}")
+    return found

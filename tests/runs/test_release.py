@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from support.small_run import here
+from support.small_run import here, steps
 from support.tiny_pipeline import make_pipeline
 
 SMALL = ("--set", "preview.height=32", "--set", "preview.width=48", "--set", "preview.prompts=[]",
@@ -46,7 +49,7 @@ def run(released: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_round_trip_gives_every_weight_back_byte_for_byte(released: Path, run: Path, tmp_path: Path) -> None:
     here("export", run, tmp_path / "back")
     assert transformer(tmp_path / "back") == transformer(released)
-    for part in ("vae", "text_encoder", "tokenizer"):
+    for part in ("vae", "text_encoder", "tokenizer", "scheduler"):
         for file in (released / part).iterdir():
             assert (tmp_path / "back" / part / file.name).read_bytes() == file.read_bytes()
 
@@ -80,8 +83,6 @@ def test_a_whole_run_of_the_released_pipeline_is_ours(run: Path, released: Path,
 
 
 def test_what_is_exported_after_training_loads_and_draws_the_same(run: Path, tmp_path: Path) -> None:
-    import shutil
-
     from PIL import Image
 
     pictures = tmp_path / "pictures"
@@ -129,9 +130,67 @@ def test_bf16_on_request_and_never_fp16(run: Path, tmp_path: Path, capsys: pytes
     assert all(value.startswith(b"torch.float32") for value in transformer(tmp_path / "wide").values())
 
 
-def spoil(released: Path, tmp_path: Path, change: str) -> Path:
-    import shutil
+def rewrite(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
+
+def test_the_scheduler_comes_along_and_another_than_ours_is_told(
+    released: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = shutil.copytree(released, tmp_path / "source")
+    rewrite(source / "scheduler" / "scheduler_config.json", shift_terminal=None, shift=3.0)
+    with caplog.at_level(logging.WARNING, logger="qi.denoiser"):
+        here("import", source, tmp_path / "run", *SMALL)
+    assert "shift is 3.0, not 1.0; shift_terminal is None, not 0.02" in caplog.text
+    here("export", tmp_path / "run", tmp_path / "back")
+    file = Path("scheduler", "scheduler_config.json")
+    assert (tmp_path / "back" / file).read_bytes() == (source / file).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "template"),
+    [
+        ("QwenImageEditPipeline", "edit"),
+        ("QwenImageEditPlusPipeline", "edit-plus"),
+        ("QwenImagePipeline", "edit-plus"),
+    ],
+)
+def test_an_edit_model_is_told_as_its_pipeline_does(released: Path, tmp_path: Path, kind: str, template: str) -> None:
+    from qi_registry.runs import read_run
+
+    source = shutil.copytree(released, tmp_path / "source")
+    rewrite(source / "model_index.json", _class_name=kind)
+    here("import", source, tmp_path / "run", *SMALL)
+    assert read_run(tmp_path / "run").conditioner.edit_template == template  # type: ignore[attr-defined]
+
+
+def test_one_run_trains_drawing_and_editing_mixed(tmp_path: Path) -> None:
+    """Samples with no, one and two references in one batch, of an edit model, from import to export."""
+    from PIL import Image
+
+    source = make_pipeline(tmp_path / "edit", zero_cond_t=True)
+    rewrite(source / "model_index.json", _class_name="QwenImageEditPlusPipeline")
+    for i in range(6):
+        Image.new("RGB", (32 + 16 * (i % 3), 48), (40 * i, 80, 200)).save(tmp_path / f"{i}.png")
+    records = [
+        {"image": f"{i}.png", "caption": f"number {i}", "references": [f"{j}.png" for j in range(i % 3)]}
+        for i in range(6)
+    ]
+    (tmp_path / "edits.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    here("import", source, tmp_path / "run", *SMALL, "--set", "denoiser.checkpointing=all")
+    here("run", tmp_path / "run", "--set", f"source.path={tmp_path / 'edits.jsonl'}", "--set", "source.side=32",
+         "--set", "train.steps=2", "--set", "train.batch=4", "--set", "train.accumulate=2", "--set", "train.ema=0",
+         "--set", "optimizer.warmup=0", "--set", "optimizer.lr=1e-2", "--set", "source.upscale=allow")  # fmt: skip
+    told = steps(tmp_path / "run")
+    assert [record["step"] for record in told] == [1, 2]
+    assert not (tmp_path / "run" / "skipped.jsonl").exists()
+    here("export", tmp_path / "run", tmp_path / "trained")
+    before, after = transformer(source), transformer(tmp_path / "trained")
+    same = {name for name in before if before[name] == after[name]}
+    assert all(name.startswith("transformer_blocks.1.") for name in same), "only what the last block doesn't use"
+
+
+def spoil(released: Path, tmp_path: Path, change: str) -> Path:
     folder = tmp_path / "spoilt"
     shutil.copytree(released, folder)
     file = sorted((folder / "transformer").glob("*.safetensors"))[0]

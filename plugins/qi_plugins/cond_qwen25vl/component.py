@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from attrs import evolve, field, frozen, validators
 
 from qi_core.errors import QiError
 from qi_core.files import write_whole
-from qi_core.release import copy_part
+from qi_core.release import copy_part, read_json
 
 if TYPE_CHECKING:
     from qi_core.place import Place
     from qi_plugins.cond_qwen25vl.conditioner import QwenConditioner
+
+Template: TypeAlias = Literal["edit-plus", "edit"]
+INDEX = "model_index.json"
+EDITS: Mapping[object, Template] = {"QwenImageEditPipeline": "edit", "QwenImageEditPlusPipeline": "edit-plus"}
+"""Pipelines that edit, by the class that their index names."""
 
 
 @frozen(kw_only=True)
@@ -34,7 +40,7 @@ class Qwen25VL:
     """Folder of the tokenizer, if not <path>/tokenizer."""
     processor: Path | None = None
     """Folder of the picture processor's settings, if not <path>/processor. Needed for reference pictures only."""
-    edit_template: Literal["edit-plus", "edit"] = "edit-plus"
+    edit_template: Template = "edit-plus"
     """How samples with references are told. edit-plus: any number of pictures at about 384x384 (Qwen-Image-Edit-2509
     and later); edit: one picture at about 1024x1024 (the first Qwen-Image-Edit)."""
     max_length: int = field(default=1024, validator=validators.gt(0))
@@ -78,13 +84,20 @@ class Qwen25VL:
 
     def at(self, pipeline: Path) -> Qwen25VL:
         """See ``qi_core.release.Released``."""
-        there = evolve(self, path=pipeline.resolve(), text_encoder=None, tokenizer=None, processor=None)
+        there = evolve(
+            self,
+            path=pipeline.resolve(),
+            text_encoder=None,
+            tokenizer=None,
+            processor=None,
+            edit_template=EDITS.get(_class_name(pipeline / INDEX), self.edit_template),
+        )
         for part in ("text_encoder", "tokenizer"):
             there.folder(part)
         return there
 
     def export(self, pipeline: Path) -> None:
-        """See ``qi_core.release.Released``; the index of a whole pipeline comes along, which knows its class."""
+        """See ``qi_core.release.Released``; the pipeline's index, with its class, and its scheduler come along."""
         for part in ("text_encoder", "tokenizer"):
             copy_part(self.folder(part), pipeline / part)
         processor: Path | None = None
@@ -92,6 +105,15 @@ class Qwen25VL:
             processor = self.folder("processor")
         if processor is not None:
             copy_part(processor, pipeline / "processor")
-        index = self.folder("text_encoder").parent / "model_index.json"
-        if index.is_file():
-            write_whole(pipeline / index.name, index.read_bytes())
+        whole = self.folder("text_encoder").parent
+        if (whole / INDEX).is_file():
+            write_whole(pipeline / INDEX, (whole / INDEX).read_bytes())
+        if (whole / "scheduler").is_dir():
+            copy_part(whole / "scheduler", pipeline / "scheduler")
+
+
+def _class_name(index: Path) -> object:
+    """What kind of pipeline it is; None where no index says so."""
+    if not index.is_file():
+        return None
+    return read_json(index, "the index of a diffusers pipeline").get("_class_name")

@@ -92,6 +92,7 @@ class MMDiT:
     def _released(self, folder: Path) -> Architecture:
         from qi_plugins.mmdit.weights import read_config
 
+        self._need_velocity(folder)
         arch = read_config(folder)
         preset = PRESETS[self.size] if self.size else None
         for name in fields_dict(Architecture):
@@ -104,6 +105,13 @@ class MMDiT:
                     f"leave {name} unset to take it from the weights"
                 )
         return arch
+
+    def _need_velocity(self, folder: Path) -> None:
+        if self.predicts != "velocity":
+            raise QiError(
+                f"denoiser.predicts is {self.predicts!r}, but the released weights in {folder} give the velocity; "
+                'use predicts = "velocity"'
+            )
 
     def build(self, place: Place, latent_width: int, text_width: int) -> MMDiTNetwork:
         """The network on ``place.device``, float32 unless ``place`` reserves another dtype for weights to come."""
@@ -127,9 +135,11 @@ class MMDiT:
 
     def at(self, pipeline: Path) -> MMDiT:
         """See ``qi_core.release.ReleasedDenoiser``."""
-        from qi_plugins.mmdit.release import fixed
+        from qi_plugins.mmdit.release import fixed, tell_other_scheduler
         from qi_plugins.mmdit.weights import read_config
 
+        self._need_velocity(pipeline / "transformer")
+        tell_other_scheduler(pipeline)
         made: MMDiT = fixed(self, read_config(pipeline / "transformer"))
         return made
 

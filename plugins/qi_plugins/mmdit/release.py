@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from attrs import evolve
+from attrs import asdict, evolve
 from torch import Tensor
 
 from qi_core import QiError
 from qi_core.files import write_whole
+from qi_core.flow import BASE_MU, BASE_TOKENS, MAX_MU, MAX_TOKENS, TERMINAL_SIGMA
+from qi_core.release import read_json
 from qi_core.tensorfiles import Form, forms, safetensors, shards, write
 from qi_core.weights import refuse_mismatch
 from qi_plugins.mmdit.architecture import Architecture
 from qi_plugins.mmdit.weights import INDEX, NO_FLOAT16, diffusers_config, shapes
 
 SHARD_BYTES = 10_000_000_000
+SCHEDULER_CONFIG = Path("scheduler", "scheduler_config.json")
 
 # scheduler_config.json of Qwen/Qwen-Image: diffusers' own defaults differ in four places.
 SCHEDULER: Mapping[str, Any] = {
@@ -26,11 +30,11 @@ SCHEDULER: Mapping[str, Any] = {
     "num_train_timesteps": 1000,
     "shift": 1.0,
     "use_dynamic_shifting": True,
-    "base_shift": 0.5,
-    "max_shift": 0.9,
-    "base_image_seq_len": 256,
-    "max_image_seq_len": 8192,
-    "shift_terminal": 0.02,
+    "base_shift": BASE_MU,
+    "max_shift": MAX_MU,
+    "base_image_seq_len": BASE_TOKENS,
+    "max_image_seq_len": MAX_TOKENS,
+    "shift_terminal": TERMINAL_SIGMA,
     "time_shift_type": "exponential",
     "invert_sigmas": False,
     "stochastic_sampling": False,
@@ -59,7 +63,7 @@ def names_and_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
 def write_pipeline(
     pipeline: Path, arch: Architecture, tensors: Mapping[str, Tensor], dtype: torch.dtype | None
 ) -> None:
-    """``transformer/`` and ``scheduler/``; ``model_index.json`` where no other part has brought one."""
+    """``transformer/``; ``scheduler/`` and ``model_index.json`` where no other part has brought them."""
     if dtype == torch.float16:
         raise QiError(f"--dtype fp16 is refused: float16, {NO_FLOAT16}; use bf16")
     known = forms(tensors)
@@ -84,8 +88,9 @@ def write_pipeline(
         total = sum(form.nbytes for form in known.values())
         _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": home})
     _write_json(folder / "config.json", diffusers_config(arch))
-    (pipeline / "scheduler").mkdir()
-    _write_json(pipeline / "scheduler" / "scheduler_config.json", SCHEDULER)
+    if not (pipeline / "scheduler").exists():
+        (pipeline / "scheduler").mkdir()
+        _write_json(pipeline / SCHEDULER_CONFIG, SCHEDULER)
     if not (pipeline / "model_index.json").exists():
         _write_json(pipeline / "model_index.json", PIPELINE)
 
@@ -94,21 +99,24 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
+def tell_other_scheduler(pipeline: Path) -> None:
+    """Warn where a pipeline was made to be sampled by other numbers than those of qi's shift "qwen-image"."""
+    path = pipeline / SCHEDULER_CONFIG
+    if not path.exists():
+        return
+    found = read_json(path, "the scheduler's settings")
+    other = [
+        f"{key} is {found[key]!r}, not {own!r}" for key, own in SCHEDULER.items() if key in found and found[key] != own
+    ]
+    if other:
+        logging.getLogger("qi.denoiser").warning(
+            '%s: %s; qi samples with the released Qwen-Image scheduler (shift = "qwen-image") all the same; '
+            "an export keeps this file",
+            path,
+            "; ".join(other),
+        )
+
+
 def fixed(component: Any, arch: Architecture) -> Any:
     """A component whose every number is said, so that it needs no folder."""
-    return evolve(
-        component,
-        size=None,
-        weights=None,
-        layers=arch.layers,
-        heads=arch.heads,
-        head_dim=arch.head_dim,
-        axes_dims_rope=arch.axes_dims_rope,
-        mlp_ratio=arch.mlp_ratio,
-        in_channels=arch.in_channels,
-        out_channels=arch.out_channels,
-        text_width=arch.text_width,
-        zero_cond_t=arch.zero_cond_t,
-        use_additional_t_cond=arch.use_additional_t_cond,
-        use_layer3d_rope=arch.use_layer3d_rope,
-    )
+    return evolve(component, size=None, weights=None, **asdict(arch))

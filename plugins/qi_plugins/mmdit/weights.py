@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from qi_core import QiError
+from qi_core.release import read_json
 from qi_core.tensorfiles import StoredTensors
 from qi_core.weights import refuse_mismatch
 from qi_plugins.mmdit.architecture import Architecture
@@ -39,22 +39,10 @@ DEFAULTS: dict[str, Any] = {
 IGNORED = frozenset({"pooled_projection_dim"})
 
 
-def _json(path: Path, wanted: str) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise QiError(f"{path}: {error.strerror}; want {wanted}") from None
-    except ValueError as error:
-        raise QiError(f"{path}: not JSON ({error}); want {wanted}") from None
-    if not isinstance(found, dict):
-        raise QiError(f"{path}: a {type(found).__name__}; want {wanted}")
-    return found
-
-
 def read_config(folder: Path) -> Architecture:
     """The architecture that ``config.json`` tells. Raises QiError for a key or value that is not understood."""
     path = folder / "config.json"
-    found = _json(path, "the config.json of a diffusers transformer folder")
+    found = read_json(path, "the config.json of a diffusers transformer folder")
     if found.get("_class_name", KIND) != KIND:
         raise QiError(f"{path}: _class_name is {found['_class_name']!r}; want {KIND!r}; choose another denoiser")
     if found.get("guidance_embeds", False):
@@ -105,7 +93,7 @@ def _files(folder: Path) -> list[Path]:
     """The safetensors files of a folder, all that its index names."""
     index = folder / INDEX
     if index.exists():
-        weight_map = _json(index, "an index of shards").get("weight_map")
+        weight_map = read_json(index, "an index of shards").get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise QiError(f"{index}: no weight_map; want an index of shards; fetch the file again")
         return [folder / name for name in sorted(set(map(str, weight_map.values())))]

@@ -146,6 +146,13 @@ def test_settings_that_contradict_the_weights_are_refused(folder: Path, place: P
             build(folder, place, **settings)
 
 
+def test_released_weights_give_the_velocity(folder: Path, place: Place) -> None:
+    with pytest.raises(QiError, match="predicts is 'data', but the released weights in"):
+        build(folder, place, predicts="data")
+    with pytest.raises(QiError, match="predicts is 'data', but the released weights in"):
+        MMDiT(predicts="data").at(folder.parent)
+
+
 def test_a_config_value_of_the_wrong_type_is_told(folder: Path, place: Place) -> None:
     configure(folder, num_layers="3")
     with pytest.raises(QiError, match="num_layers is '3'; want a whole number"):
