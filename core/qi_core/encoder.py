@@ -33,8 +33,11 @@ class Autoencoder(Protocol):
         """
         ...
 
-    def decode(self, latents: Latents) -> list[Tensor]:
-        """Latents -> pictures, each (3, H, W) float32 in [-1, 1]."""
+    def decode(self, latents: Latents, *, whole: bool = False) -> list[Tensor]:
+        """Latents -> pictures, each (3, H, W) float32 in [-1, 1].
+
+        ``whole``: each exactly, in one piece, even if that takes more memory than the settings wish for.
+        """
         ...
 
 

@@ -37,11 +37,13 @@ class Painter:
         references: Sequence[Sequence[Tensor]] = (),
         *,
         batch: int = 64,
+        whole: bool = False,
     ) -> list[Tensor]:
         """One picture a prompt, (3, H, W) float32 in [-1, 1] on the CPU.
 
         ``sizes``: (height, width) in pixels, one a prompt. ``references``: empty, or pictures to edit, (3, H, W)
-        uint8, for each prompt. ``batch``: at most so many at once.
+        uint8, for each prompt. ``batch``: at most so many at once. ``whole``: see
+        ``Autoencoder.decode``; evaluations score nothing else.
         """
         pictures: list[Tensor] = []
         training = self.model.training
@@ -49,7 +51,7 @@ class Painter:
         try:
             for start in range(0, len(prompts), batch):
                 stop = min(start + batch, len(prompts))
-                pictures += self._paint(range(start, stop), prompts, sizes, references)
+                pictures += self._paint(range(start, stop), prompts, sizes, references, whole)
         finally:
             self.model.train(training)
         return pictures
@@ -60,6 +62,7 @@ class Painter:
         prompts: Sequence[str],
         sizes: Sequence[tuple[int, int]],
         references: Sequence[Sequence[Tensor]],
+        whole: bool,
     ) -> list[Tensor]:
         device = self.strategy.device
         asked = [prompts[i] for i in which]
@@ -85,4 +88,4 @@ class Painter:
                 condition,
                 generator=dice.roll(which.start, "sampler"),
             )
-        return [image.float().cpu() for image in self.encoders.autoencoder.decode(latents)]
+        return [image.float().cpu() for image in self.encoders.autoencoder.decode(latents, whole=whole)]

@@ -95,11 +95,16 @@ def _latents(told: Contract, live: Autoencoder, latents: Latents) -> None:
 
 def _decoded(told: Contract, live: Autoencoder, latents: Latents, round_trip: float | None) -> None:
     images = live.decode(latents)
+    pieces = live.decode(latents, whole=True)
     scale = live.scale
     wanted = [(3, 2 * scale, 3 * scale), (3, 4 * scale, scale)]
     told.holds(
         [tuple(image.shape) for image in images] == wanted,
         f"the pictures are {[tuple(image.shape) for image in images]}; wanted {wanted} (channels, height, width)",
+    )
+    told.holds(
+        [image.shape for image in pieces] == [image.shape for image in images],
+        f"with whole=True the pictures are {[tuple(image.shape) for image in pieces]}; wanted {wanted}",
     )
     for number, (image, single) in enumerate(zip(images, latents.split(), strict=True), start=1):
         told.holds(image.dtype == torch.float32, f"a picture is {image.dtype}; wanted float32")

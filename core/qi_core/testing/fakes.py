@@ -113,7 +113,7 @@ class Pixels:
         values = [image.float() / 127.5 - 1 if image.dtype == torch.uint8 else image for image in images]
         return Latents(tokens=torch.cat([value.flatten(1).T for value in values]), grids=tuple(grids))
 
-    def decode(self, latents: Latents) -> list[Tensor]:
+    def decode(self, latents: Latents, *, whole: bool = False) -> list[Tensor]:
         """See ``Autoencoder.decode``."""
         return [one.tokens.T.reshape(3, *one.grids[0][1:]).float().clamp(-1, 1) for one in latents.split()]
 

@@ -42,7 +42,7 @@ class Patches:
         grids = tuple((1, image.shape[1] // self.patch, image.shape[2] // self.patch) for image in images)
         return Latents(tokens=tokens, grids=grids)
 
-    def decode(self, latents: Latents) -> list[Tensor]:
+    def decode(self, latents: Latents, *, whole: bool = False) -> list[Tensor]:
         """See ``Autoencoder.decode``. Values beyond [-1, 1] are clamped."""
         if any(frames != 1 for frames, _, _ in latents.grids):
             raise QiError(f"patchify: cannot decode grids {latents.grids}; it knows still pictures (one frame) alone")

@@ -35,7 +35,7 @@ class Matching:
 
     def evaluate(self, painter: Painter, step: int) -> Evaluated:
         """See ``Evaluation.evaluate``."""
-        images = painter.paint([task.prompt for task in self.tasks], [task.size for task in self.tasks])
+        images = painter.paint([task.prompt for task in self.tasks], [task.size for task in self.tasks], whole=True)
         readings = [self.reader.read(image.numpy()) for image in images]
         pairs = list(zip(self.tasks, readings, strict=True))
         right = [reading.text == task.text for task, reading in pairs]

@@ -75,10 +75,11 @@ class QwenVae:
 
         return Latents(tokens=torch.cat(self._by_size(grids, run)), grids=grids)
 
-    def decode(self, latents: Latents) -> list[Tensor]:
+    def decode(self, latents: Latents, *, whole: bool = False) -> list[Tensor]:
         """Latents -> pictures, each (3, H, W) float32 clamped to [-1, 1]; (4, H, W) from a network of four channels.
 
-        With tiling, pictures larger than a tile are blended from several; never where a gradient is asked for.
+        With tiling, pictures larger than a tile are blended from several; never where a gradient is asked for, nor
+        with ``whole``.
         """
         if latents.tokens.shape[-1] != self.width:
             raise QiError(f"latents of {latents.tokens.shape[-1]} values a token; this autoencoder has {self.width}")
@@ -88,7 +89,7 @@ class QwenVae:
             _, rows, columns = latents.grids[members[0]]
             tokens = torch.stack([parts[i].tokens for i in members]).to(self._weight.device, torch.float32)
             z_BCHW = (unpack(tokens, rows, columns) * self._std + self._mean).to(self._weight.dtype)
-            return self._decode(z_BCHW).float().clamp(-1, 1)
+            return self._decode(z_BCHW, whole).float().clamp(-1, 1)
 
         return self._by_size(latents.grids, run)
 
@@ -96,10 +97,10 @@ class QwenVae:
         """Write a folder of config.json and weights, as the one that was read; what wasn't trained is byte-equal."""
         save(self.network, self.source, folder)
 
-    def _decode(self, z_BCHW: Tensor) -> Tensor:
+    def _decode(self, z_BCHW: Tensor, whole: bool) -> Tensor:
         z_BCHW = z_BCHW.contiguous(memory_format=torch.channels_last)
         training = torch.is_grad_enabled() and (z_BCHW.requires_grad or self._trained)
-        if self.tiling is None or training or max(z_BCHW.shape[2:]) <= self.tiling.size:
+        if self.tiling is None or whole or training or max(z_BCHW.shape[2:]) <= self.tiling.size:
             return self.network.decode(z_BCHW)
         return decode_tiled(self.network.decode, z_BCHW, self.tiling, self.config.shrink)
 

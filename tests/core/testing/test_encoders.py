@@ -39,20 +39,20 @@ class Crops(Pixels):
     def encode(self, images: Sequence[Tensor]) -> Latents:
         return super().encode([image[:, :: self.scale, :: self.scale] for image in images])
 
-    def decode(self, latents: Latents) -> list[Tensor]:
+    def decode(self, latents: Latents, *, whole: bool = False) -> list[Tensor]:
         images = super().decode(latents)
         return [image.repeat_interleave(self.scale, 1).repeat_interleave(self.scale, 2) for image in images]
 
 
 class Unbounded(Pixels):
-    def decode(self, latents: Latents) -> list[Tensor]:
+    def decode(self, latents: Latents, *, whole: bool = False) -> list[Tensor]:
         return [image * 3 for image in super().decode(latents)]
 
 
 class OneSided(Pixels):
     """Takes the mean off and does not put it back."""
 
-    def decode(self, latents: Latents) -> list[Tensor]:
+    def decode(self, latents: Latents, *, whole: bool = False) -> list[Tensor]:
         return [(image * 0.9 + 0.05) for image in super().decode(latents)]
 
 

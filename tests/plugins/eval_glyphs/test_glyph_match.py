@@ -34,7 +34,8 @@ class Hand:
     truth: dict[str, Tensor]
     spoil: Callable[[Tensor], Tensor]
 
-    def paint(self, prompts: Sequence[str], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    def paint(self, prompts: Sequence[str], sizes: Sequence[tuple[int, int]], *, whole: bool) -> list[Tensor]:
+        assert whole, "what is scored must have no seams"
         images = [self.spoil(self.truth[prompt].float() / 127.5 - 1) for prompt in prompts]
         assert [image.shape[1:] for image in images] == list(sizes)
         return images

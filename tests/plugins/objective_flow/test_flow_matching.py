@@ -22,7 +22,7 @@ class Pixels:
         tokens = torch.cat([image.float().flatten(1).T / 127.5 - 1 for image in images])
         return Latents(tokens=tokens, grids=tuple((1, *image.shape[1:]) for image in images))  # type: ignore[misc]
 
-    def decode(self, latents: Latents) -> list[Tensor]:
+    def decode(self, latents: Latents, *, whole: bool = False) -> list[Tensor]:
         raise NotImplementedError
 
 

@@ -88,3 +88,12 @@ def test_training_is_never_tiled(make: Any) -> None:
     assert torch.equal(tiled.decode(asked)[0], whole.decode(latents)[0])
     tiled.network.decoder.requires_grad_(True)
     assert torch.equal(tiled.decode(latents)[0], whole.decode(latents)[0])
+
+
+def test_what_is_scored_is_decoded_whole(make: Any) -> None:
+    _, tiled = make(TILES)
+    _, whole = make()
+    latents = smooth(8, 10)
+    wanted = whole.decode(latents)[0]
+    assert not torch.equal(tiled.decode(latents)[0], wanted)
+    assert torch.equal(tiled.decode(latents, whole=True)[0], wanted)
