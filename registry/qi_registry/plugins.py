@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 import pluggy
 
 from qi_core import hooks
+from qi_core.errors import QiError
 from qi_registry.kinds import COMMANDS_HOOK, KINDS
 from qi_registry.mistakes import did_you_mean
 
@@ -113,8 +114,12 @@ class Plugins:
 
 
 def load(only: str | None = None) -> Plugins:
-    """The plugins of this environment, or those of one distribution."""
+    """The plugins of this environment, or those of one distribution. Raises QiError if that has none."""
     points = entry_points(group=GROUP)
+    known = sorted({_distribution(point) for point in points})
+    if only is not None and only not in known:
+        hint = did_you_mean(only, known)
+        raise QiError(f"{only}: no installed distribution of that name has plugins{hint} (known: {', '.join(known)})")
     return Plugins(point for point in points if only in (None, _distribution(point)))
 
 

@@ -180,17 +180,19 @@ def _checked(layers: Sequence[Layer], told: list[str], name: str, registry: Regi
     make = _structurer(registry or installed())
     found: list[Mistake] = []
     parts: dict[str, Any] = {"name": name}
+    known = [*WORDS, *KINDS, *SETTINGS]
     for key in table:
-        if key not in KINDS and key not in SETTINGS and key not in WORDS:
-            found.append(Mistake((key,), f"unknown key{did_you_mean(key, [*KINDS, *SETTINGS, *WORDS])}"))
+        if key not in known:
+            hint = did_you_mean(key, known) or f" (known: {', '.join([EXTENDS, *known])})"
+            found.append(Mistake((key,), f"unknown key{hint}"))
     for key, wanted in {**dict.fromkeys(WORDS, str), **SETTINGS, **KINDS}.items():
         if key in table or (isinstance(wanted, Kind) and wanted.default is not None):
             default = wanted.default if isinstance(wanted, Kind) else None
             parts[key], mistakes = _section(make, table.get(key, default), wanted, key)
             found += mistakes
         elif isinstance(wanted, Kind):
-            known = ", ".join((registry or installed()).names(wanted)) or "none"
-            found.append(Mistake((key,), f"missing; wanted {wanted.a} (known: {known})"))
+            names = ", ".join((registry or installed()).names(wanted)) or "none"
+            found.append(Mistake((key,), f"missing; wanted {wanted.a} (known: {names})"))
     if not found and not told:
         found += _fits(parts["objective"], parts["source"])
     told += locate(found, layers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +42,8 @@ class Recipe:
     """Everything that decides a run, checked; nothing heavy is built yet."""
 
     name: str
-    folder: str = ""
-    init: str = ""
+    folder: str = attrs.field(default="", converter=expanduser)
+    init: str = attrs.field(default="", converter=expanduser)
     autoencoder: Component[Autoencoder]
     conditioner: Component[Conditioner]
     denoiser: DenoiserComponent

@@ -147,8 +147,16 @@ def test_list_and_describe_and_plugins(install: Any, capsys: pytest.CaptureFixtu
     assert "Updates of the weights, in all." in capsys.readouterr().out
     assert main(["describe", "smpler"]) == 2
     assert "did you mean 'sampler'?" in capsys.readouterr().err
+    assert main(["describe", "train", "foo"]) == 2
+    assert capsys.readouterr().err == "train foo: train is a section without names; leave out foo\n"
     assert main(["plugins"]) == 0
     assert "sampler euler, sampler heun" in capsys.readouterr().out
+
+
+def test_a_schema_of_a_distribution_without_plugins_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema", "--only", "nosuch"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.partition(" (known: ")[0]) == ("", "nosuch: no installed distribution of that name has plugins")
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
@@ -162,19 +170,18 @@ def test_questions_do_not_import_torch(arguments: list[str]) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_check_does_not_import_torch(tmp_path: Path) -> None:
-    """A recipe that names a component of qi's of every kind; whether it holds is not asked here."""
-    path = tmp_path / "mine.toml"
-    path.write_text("".join(f"{line}\n" for line in ('autoencoder = "patchify"', 'conditioner = "characters"')))
+def test_check_does_not_import_torch() -> None:
+    """Neither for a recipe of qi's that holds, nor to find any other component."""
     code = (
         "import sys; from qi_registry.cli import main; from qi_registry.registry import installed\n"
         "from qi_registry.kinds import KINDS\n"
-        f"main(['check', {str(path)!r}])\n"
+        "held = main(['check', 'recipes/pretrain.toml']) == 0\n"
         "for kind in KINDS.values():\n"
         "    for name in installed().names(kind): installed().find(kind, name)\n"
-        "sys.exit('torch' in sys.modules)"
+        "sys.exit(0 if held and 'torch' not in sys.modules else 1)"
     )
-    assert run(code).returncode == 0
+    done = run(code)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_help_does_not_import_what_it_does_not_need() -> None:

@@ -21,7 +21,9 @@ class Describe:
         from qi_registry.recipe import SETTINGS
         from qi_registry.registry import installed
 
-        if args.kind in SETTINGS and args.name is None:
+        if args.kind in SETTINGS:
+            if args.name is not None:
+                raise QiError(f"{args.kind} {args.name}: {args.kind} is a section without names; leave out {args.name}")
             _print(f"[{args.kind}]", SETTINGS[args.kind])
             return 0
         if args.kind not in KINDS:
