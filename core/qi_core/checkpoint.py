@@ -31,7 +31,12 @@ def take(run: Run) -> Checkpoint:
 def give_back(run: Run, checkpoint: Checkpoint) -> None:
     """Make the run what it was. Raises QiError where the checkpoint is of another architecture."""
     where = f"{run.folder}: checkpoint of step {checkpoint.step}"
-    load_model(run, checkpoint, "model", where)
+    load_weights(
+        run.model,
+        checkpoint.tensors["model"],
+        where,
+        "it is a checkpoint of another architecture: use the recipe it was made with, another --folder, or --fresh",
+    )
     if checkpoint.step:
         run.optimizer.load(checkpoint.tensors.get("optimizer", {}), checkpoint.state["optimizer"])
         run.source.load_state_dict(checkpoint.state["source"])
@@ -45,13 +50,3 @@ def give_back(run: Run, checkpoint: Checkpoint) -> None:
     if not run.ledger.path.exists():  # the checkpoint was copied here alone: it brings its events along
         for event in checkpoint.state["events"]:
             run.ledger.append(Change(step=event["step"], setting=event["setting"]))
-
-
-def load_model(run: Run, checkpoint: Checkpoint, group: str, where: str) -> None:
-    """The model's weights out of a checkpoint's group."""
-    load_weights(
-        run.model,
-        checkpoint.tensors[group],
-        where,
-        "it is a checkpoint of another architecture: use the recipe it was made with, or another folder",
-    )

@@ -29,7 +29,6 @@ def train(run: Run) -> Ended:
     Raises QiError when nothing usable can be drawn, saved or learned.
     """
     began = time.perf_counter()
-    run.channel.open()
     run.replay = run.ledger.read()
     parameters = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
     run.tell(

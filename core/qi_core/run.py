@@ -41,7 +41,7 @@ class Run:
 
     folder: Path
     recipe: str
-    """Resolved, TOML, as it was at step 0; changes since then are in the ledger."""
+    """Resolved, TOML; what was changed while the run went on is in the ledger."""
     train: Train
     guidance: Guidance
     preview: Preview

@@ -10,7 +10,7 @@ from qi_core.errors import QiError
 from qi_core.place import Place
 from qi_registry.changes import apply_setting
 from qi_registry.recipe import Recipe, to_toml
-from qi_registry.runs import read_run
+from qi_registry.runs import LIVE, different_lines, is_live, read_run
 
 if TYPE_CHECKING:
     import torch
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from qi_core.parallel import Strategy
     from qi_core.run import Run
     from qi_core.store import Store
-
-LIVE = ("sampler", "optimizer.lr", "preview", "guidance")
-"""What may be changed while a run goes on."""
 
 
 def assemble(recipe: Recipe, folder: Path) -> Run:
@@ -36,9 +33,11 @@ def assemble(recipe: Recipe, folder: Path) -> Run:
 
     from qi_core import checkpoint
     from qi_core.chores import refuse_preview
+    from qi_core.live import Channel
     from qi_core.optimizer import Ema
     from qi_core.run import Evaluating, Run
 
+    Channel(folder).open()  # at once: what is asked from now on is answered when the loop begins
     store = recipe.store.build(folder)
     saved = None if store.latest() is None else store.load()
     loads = saved is not None or recipe.init != ""
@@ -49,6 +48,7 @@ def assemble(recipe: Recipe, folder: Path) -> Run:
     source = recipe.source.build(place, place.multiple)
     model = strategy.place(_model(recipe, place, encoders))
     notes = [f"{strategy.device.type}, {str(strategy.dtype).removeprefix('torch.')}"]
+    notes += [f"source: skipped {count}: {why}" for why, count in source.report().items()]
     if saved is None and recipe.init:
         notes.append(_start_from(model, Path(recipe.init)))
     run = Run(
@@ -74,9 +74,19 @@ def assemble(recipe: Recipe, folder: Path) -> Run:
         notes=notes,
     )
     if saved is not None:
-        checkpoint.give_back(run, saved)
+        try:
+            checkpoint.give_back(run, saved)
+        except QiError as error:
+            raise QiError(f"{error}{_differing(saved.recipe, run.recipe)}") from error
         notes.append(f"goes on from step {saved.step}")
     return run
+
+
+def _differing(before: str, after: str) -> str:
+    """In which of the sections that decide what a checkpoint holds two recipes differ."""
+    sections = ("autoencoder.", "conditioner.", "denoiser.", "optimizer.")
+    lines = [line for line in different_lines(before, after) if line.startswith(sections)]
+    return f" (changed since: {'; '.join(lines)})" if lines else ""
 
 
 class Changer:
@@ -106,8 +116,8 @@ class Changer:
 
 def refuse_if_fixed(setting: str) -> None:
     """Raises QiError if the setting is none of those that a live run can take."""
-    key = setting.partition("=")[0].strip()
-    if not any(key == live or key.startswith(live + ".") for live in LIVE):
+    if not is_live(setting):
+        key = setting.partition("=")[0].strip()
         raise QiError(
             f"{key}: can't be changed while a run goes on (what can: {', '.join(LIVE)}); "
             "stop the run and resume it with --set"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from qi_core.errors import QiError
@@ -10,8 +11,8 @@ from qi_registry.changes import apply_setting
 from qi_registry.reader import read
 from qi_registry.recipe import Recipe, to_toml
 
-ARCHITECTURE = ("autoencoder", "conditioner", "denoiser")
-"""Sections that decide which tensors a checkpoint holds and what they mean."""
+LIVE = ("sampler", "optimizer.lr", "preview", "guidance")
+"""What may be changed while a run goes on."""
 
 
 def recipe_path(folder: Path) -> Path:
@@ -22,6 +23,12 @@ def recipe_path(folder: Path) -> Path:
 def is_run(path: str | Path) -> bool:
     """Whether this is the folder of a run."""
     return recipe_path(Path(path)).is_file()
+
+
+def is_kept_recipe(path: Path) -> bool:
+    """Whether this is the recipe.toml that a run keeps in its folder."""
+    beside = (path.parent / "checkpoints", path.parent / "lock")
+    return path == recipe_path(path.parent) and path.is_file() and any(each.exists() for each in beside)
 
 
 def read_run(folder: Path, sets: tuple[str, ...] = ()) -> Recipe:
@@ -41,34 +48,43 @@ def read_run_now(folder: Path, sets: tuple[str, ...] = ()) -> Recipe:
     return recipe
 
 
-def enter(recipe: Recipe, folder: Path) -> tuple[str, ...]:
-    """Keep the recipe in the folder, or find that it may go on there. What changed since, told.
+def is_live(setting: str) -> bool:
+    """Whether a live run can take a setting (``sampler.steps=8``)."""
+    key = setting.partition("=")[0].strip()
+    return any(key == live or key.startswith(live + ".") for live in LIVE)
 
-    Raises QiError if the folder holds something else, or a run of another architecture.
-    """
-    if not is_run(folder):
-        if any(entry.name != "lock" for entry in folder.iterdir()):
-            raise QiError(f"{folder}: not empty and no run; choose another folder with --folder")
-        write_whole(recipe_path(folder), to_toml(recipe).encode())
-        return ()
-    before = read_run(folder)
-    differing = different_lines(to_toml(before), to_toml(recipe))
-    if not differing:
-        return ()
-    for section in ARCHITECTURE:
-        if getattr(before, section) != getattr(recipe, section):
-            raise QiError(
-                f"{folder}: made with another {section} ({'; '.join(differing)}); "
-                "its checkpoints don't fit; choose another --folder, or start again with --fresh"
-            )
+
+def keep(recipe: Recipe, folder: Path) -> None:
+    """This is the folder's recipe from now on."""
     write_whole(recipe_path(folder), to_toml(recipe).encode())
-    return tuple(f"changed since the run began: {line}" for line in differing)
 
 
-def set_aside(folder: Path) -> Path | None:
+def refuse_foreign(folder: Path) -> None:
+    """Raises QiError if the folder holds something that is no run's, or a checkpoint without its recipe."""
+    for entry in folder.iterdir():
+        empty = entry.name == "checkpoints" and not any(entry.glob("step-*"))
+        if not empty and entry.name not in ("lock", "control"):
+            raise QiError(f"{folder}: not empty and no run; choose another folder")
+
+
+def changes_at_resume(before: Recipe, recipe: Recipe, sets: tuple[str, ...], folder: Path) -> list[str]:
+    """Settings that bring into effect what ``sets`` and the recipe (where it isn't as ``before``) ask for.
+
+    Without them the changes that were made while the run went on would be replayed over what was asked for last.
+    """
+    old, new = by_key(to_toml(before)), by_key(to_toml(recipe))
+    edited = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in new.items() if old.get(key) != value]
+    now, found = read_run_now(folder), []
+    for setting in filter(is_live, (*sets, *edited)):
+        after = apply_setting(now, setting)
+        if after != now:
+            found.append(setting)
+        now = after
+    return found
+
+
+def set_aside(folder: Path) -> Path:
     """Rename a run's folder, so that a fresh one can begin; nothing is deleted."""
-    if not folder.exists():
-        return None
     number = 1
     while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
         number += 1
@@ -78,25 +94,31 @@ def set_aside(folder: Path) -> Path | None:
 
 def different_lines(before: str, after: str) -> list[str]:
     """``key: old -> new`` for each line that differs between two resolved recipes."""
-    old, new = _by_key(before), _by_key(after)
+    old, new = by_key(before), by_key(after)
     return [
-        f"{key}: {old.get(key, 'not set')} -> {new.get(key, 'not set')}"
+        f"{key}: {shown(old, key)} -> {shown(new, key)}"
         for key in dict.fromkeys([*old, *new])
         if old.get(key) != new.get(key)
     ]
 
 
-def _by_key(text: str) -> dict[str, str]:
+def shown(flat: dict[str, object], key: str) -> str:
+    """A key's value in a message."""
+    return repr(flat[key]) if key in flat else "not set"
+
+
+def by_key(text: str) -> dict[str, object]:
+    """A resolved recipe's values by dotted key."""
     import tomllib
 
-    flat: dict[str, str] = {}
+    flat: dict[str, object] = {}
 
     def walk(prefix: str, value: object) -> None:
         if isinstance(value, dict):
             for key, inner in value.items():
                 walk(f"{prefix}.{key}" if prefix else key, inner)
         else:
-            flat[prefix] = repr(value)
+            flat[prefix] = value
 
     walk("", tomllib.loads(text))
     return flat

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from support.small_run import here, write_recipe
+from support.small_run import here, losses, steps, write_recipe
+from support.tiny_pipeline import make_pipeline
 
 FEW = ("--set", "train.steps=2")
 
@@ -16,6 +18,12 @@ def changes(folder: Path) -> list[tuple[int, str]]:
     """The ledger of live changes."""
     lines = (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()
     return [(record["step"], record["setting"]) for record in map(json.loads, lines)]
+
+
+def records(folder: Path, event: str) -> list[dict[str, Any]]:
+    """The log's lines of one kind."""
+    lines = map(json.loads, (folder / "log.jsonl").read_text(encoding="utf-8").splitlines())
+    return [record for record in lines if record["event"] == event]
 
 
 @pytest.mark.parametrize(
@@ -52,3 +60,87 @@ def test_a_live_change_that_could_not_be_drawn_is_refused_and_not_kept(tmp_path:
     assert run.preview.height == 24
     with pytest.raises(QiError, match="can't be changed"):
         run.change(run, "train.batch=8")
+
+
+def test_what_is_asked_at_a_resume_outlives_what_was_set_before(tmp_path: Path) -> None:
+    recipe, folder = write_recipe(tmp_path), tmp_path / "run"
+    here("run", recipe, "--folder", folder, *FEW)
+    (folder / "events.jsonl").write_text(
+        '{"step": 1, "setting": "optimizer.lr=5e-4"}\n{"step": 3, "setting": "optimizer.lr=6e-4"}\n'
+    )
+    more = ("--set", "train.steps=4", "--set", "optimizer.warmup=0")
+    here("run", recipe, "--folder", folder, *more, "--set", "optimizer.lr=1e-3")  # the recipe's own
+    rates = {record["step"]: record["lr"] for record in steps(folder)}
+    assert (rates[3], rates[4]) == (1e-3, 1e-3)
+    assert changes(folder)[2:] == [(2, "optimizer.lr=1e-3"), (3, "optimizer.lr=1e-3")]
+    recipe.write_text(recipe.read_text().replace("steps = 4", "steps = 5"))  # of the sampler
+    here("run", recipe, "--folder", folder, *more, "--set", "train.steps=5")
+    here("run", recipe, "--folder", folder, *more, "--set", "train.steps=6")
+    assert changes(folder)[4:] == [(4, "sampler.steps = 5")], "once"
+    told = [record["setting"] for record in records(folder, "change") if record["step"] >= 4]
+    assert told == ["sampler.steps = 5"]
+
+
+def test_a_resume_that_fails_leaves_the_recipe_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe, folder = write_recipe(tmp_path), tmp_path / "run"
+    here("run", recipe, "--folder", folder, *FEW)
+    before = (folder / "recipe.toml").read_text()
+    here("run", folder, "--set", "source={name='images', path='nowhere'}", code=2)
+    here("run", folder, "--set", "denoiser.layers=3", code=2)
+    told = capsys.readouterr().err
+    assert "denoiser.layers: 2 -> 3" in told
+    assert "--fresh" in told
+    assert (folder / "recipe.toml").read_text() == before
+    here("run", folder, "--set", "train.steps=3", "--set", "denoiser.checkpointing=all")  # changes no weight
+    assert max(losses(folder)) == 3
+
+
+def test_where_nothing_is_saved_every_recipe_may_begin(tmp_path: Path) -> None:
+    recipe, folder = write_recipe(tmp_path), tmp_path / "run"
+    folder.mkdir()
+    (folder / "recipe.toml").write_text(recipe.read_text())
+    here("run", recipe, "--folder", folder, *FEW, "--set", "denoiser.layers=1")
+    assert max(losses(folder)) == 2
+
+
+def test_fresh_sets_only_a_run_aside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, folder, other = write_recipe(tmp_path), tmp_path / "run", tmp_path / "thesis"
+    other.mkdir()
+    (other / "chapter.tex").write_text("all I have")
+    here("run", recipe, "--folder", other, "--fresh", code=2)
+    assert "not empty and no run" in capsys.readouterr().err
+    assert (other / "chapter.tex").exists()
+    here("run", recipe, "--folder", folder, *FEW)
+    monkeypatch.chdir(folder)
+    here("run", recipe, "--folder", ".", "--fresh", *FEW)
+    assert losses(tmp_path / "run.1") == losses(folder)
+
+
+def test_the_recipe_that_a_run_keeps_stands_for_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, folder = write_recipe(tmp_path), tmp_path / "run"
+    here("run", recipe, "--folder", folder, *FEW)
+    monkeypatch.chdir(tmp_path)
+    here("run", folder / "recipe.toml", "--set", "train.steps=3")
+    assert max(losses(folder)) == 3
+    here("run", folder / "recipe.toml", "--folder", "copy", *FEW)  # the same recipe, another run
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_import_that_fails_leaves_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from qi_core import Checkpoint, QiError
+    from qi_plugins.store_folder.store import FolderStore
+
+    pipeline, folder = make_pipeline(tmp_path / "released"), tmp_path / "run"
+
+    def full(store: FolderStore, checkpoint: Checkpoint) -> Path:
+        (folder / "checkpoints" / ".writing-1").mkdir(parents=True)
+        raise QiError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderStore, "save", full)
+        here("import", pipeline, folder, code=2)
+    assert not (folder / "recipe.toml").exists(), "or 'qi run' would begin from chance"
+    here("import", pipeline, folder)
+    assert (folder / "recipe.toml").exists()

@@ -53,11 +53,12 @@ class Import:
         )
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder, "a run"):
-            runs.enter(recipe, folder)
+            runs.refuse_foreign(folder)
             state = {"source": {}, "optimizer": {}, "ema_updates": 0, "skipped_updates": 0, "events": []}
             path = recipe.store.build(folder).save(
                 Checkpoint(step=0, tensors={"model": tensors}, state=state, recipe=to_toml(recipe))
             )
+            runs.keep(recipe, folder)  # last: a run without its weights would begin from chance
         print(f"{path}: {len(tensors)} tensors; train it with: qi run {folder}")
         return 0
 

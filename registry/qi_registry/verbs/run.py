@@ -26,31 +26,50 @@ class Run:
         from qi_registry.reader import read
 
         sets = tuple(args.set)
-        if runs.is_run(args.recipe):
-            if args.folder and Path(args.folder) != Path(args.recipe):
-                raise QiError(f"{args.recipe} is a run: it goes on where it is; leave --folder out")
-            folder, recipe = Path(args.recipe), runs.read_run(Path(args.recipe), sets)
+        place = Path(args.recipe)
+        if not args.folder and runs.is_kept_recipe(place):
+            place = place.parent
+        if runs.is_run(place):
+            if args.folder and Path(args.folder) != place:
+                raise QiError(f"{place} is a run: it goes on where it is; leave --folder out")
+            folder, recipe = place, runs.read_run(place, sets)
         else:
             recipe = read(args.recipe, sets)
             folder = Path(args.folder) if args.folder else recipe.path
-        aside = None
-        if args.fresh and folder.exists():
+        notes: list[str] = []
+        if args.fresh and runs.is_run(folder):
+            folder = folder.resolve()
             with locked(folder, "a run"):
-                aside = runs.set_aside(folder)
+                notes = [f"the run that was here is now {runs.set_aside(folder)}"]
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder, "a run"):  # before anything in it is judged or rewritten
-            notes = list(runs.enter(recipe, folder))
-            if aside:
-                notes.append(f"the run that was here is now {aside}")
-            return train(recipe, folder, notes)
+            return train(recipe, folder, sets, notes)
 
 
-def train(recipe: Recipe, folder: Path, notes: list[str]) -> int:
+def train(recipe: Recipe, folder: Path, sets: tuple[str, ...], notes: list[str]) -> int:
     """Assemble and train. 0 when done or stopped by SIGTERM, 130 when stopped by SIGINT."""
     from qi_core import loop
+    from qi_core.tracker import Change
+    from qi_registry import runs
     from qi_registry.assemble import assemble
+    from qi_registry.recipe import to_toml
 
-    run = assemble(recipe, folder)
+    if runs.is_run(folder):
+        before = runs.read_run(folder)
+        run = assemble(recipe, folder)
+        differing = runs.different_lines(to_toml(before), run.recipe)
+        notes += [f"changed since the run began: {line}" for line in differing]
+        # Where the run was killed after its last checkpoint, changes lie ahead: what is asked for now outlives them.
+        ahead = [change.step for change in run.ledger.read() if change.step > run.step]
+        for setting in runs.changes_at_resume(before, recipe, sets, folder):
+            for step in (run.step, *ahead[-1:]):
+                run.ledger.append(Change(step=step, setting=setting))
+        if differing:
+            runs.keep(recipe, folder)  # now that it has proved to fit
+    else:
+        runs.refuse_foreign(folder)
+        runs.keep(recipe, folder)
+        run = assemble(recipe, folder)
     run.notes[:0] = notes
     if run.step >= run.train.steps:
         print(
