@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from attrs import field, frozen
 from torch import Tensor
 
+from qi_core import QiError
+
 Backend: TypeAlias = Literal["auto", "sdpa", "varlen"]
 
 
@@ -36,8 +38,10 @@ class Plan:
 
     query_lengths: tuple[int, ...]
     key_lengths: tuple[int, ...]
-    varlen: bool = False
-    """One call of a kernel that takes lengths, where dtype and device have one."""
+    backend: Backend
+    query_ends: Tensor
+    """(samples + 1,) int32: where each sample's rows begin, and the end."""
+    key_ends: Tensor
     queries: Slots | None = None
     """None: rows stand sample by sample. Else one padded call does it all."""
     keys: Slots | None = None
@@ -45,12 +49,39 @@ class Plan:
     """(samples, 1, 1, longest) bool: keys that are there. None: all are."""
 
 
-def plan_in_order(query_lengths: Sequence[int], key_lengths: Sequence[int], *, varlen: bool) -> Plan:
+def plan_in_order(
+    query_lengths: Sequence[int], key_lengths: Sequence[int], device: torch.device, backend: Backend = "auto"
+) -> Plan:
     """For rows that stand sample by sample: no copy, one call a sample (or run of equally long samples)."""
-    return Plan(query_lengths=tuple(query_lengths), key_lengths=tuple(key_lengths), varlen=varlen)
+    return Plan(
+        query_lengths=tuple(query_lengths),
+        key_lengths=tuple(key_lengths),
+        backend=backend,
+        query_ends=_ends(query_lengths, device),
+        key_ends=_ends(key_lengths, device),
+    )
 
 
-def plan_table(queries: Sequence[Sequence[range]], keys: Sequence[Sequence[range]], device: torch.device) -> Plan:
+def _ends(lengths: Sequence[int], device: torch.device) -> Tensor:
+    return torch.tensor((0, *lengths)).cumsum(0, dtype=torch.int32).to(device)
+
+
+def can_varlen(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
+    """Whether torch's kernel for samples of different lengths works there."""
+    return (
+        device.type == "cuda"
+        and dtype in (torch.bfloat16, torch.float16)
+        and head_dim % 8 == 0
+        and torch.cuda.get_device_capability(device) >= (8, 0)
+    )
+
+
+def plan_table(
+    queries: Sequence[Sequence[range]],
+    keys: Sequence[Sequence[range]],
+    device: torch.device,
+    backend: Backend = "auto",
+) -> Plan:
     """For many short samples: rows are moved into a table and back, and one call does them all.
 
     ``queries[i]`` and ``keys[i]``: the packed rows of sample i, as runs in any order. Exact: empty slots are masked.
@@ -62,6 +93,9 @@ def plan_table(queries: Sequence[Sequence[range]], keys: Sequence[Sequence[range
     return Plan(
         query_lengths=query_lengths,
         key_lengths=key_lengths,
+        backend=backend,
+        query_ends=_ends(query_lengths, device),
+        key_ends=_ends(key_lengths, device),
         queries=_slots(queries, query_lengths, device),
         keys=_slots(keys, key_lengths, device),
         mask=None if there.all() else there[:, None, None, :].to(device),
@@ -97,10 +131,19 @@ class _Take(torch.autograd.Function):
 
 
 def attention(q_SHE: Tensor, k_THE: Tensor, v_THE: Tensor, plan: Plan) -> Tensor:
-    """softmax(q k' / sqrt(E)) v within each sample -> (S, H * E), rows in the order of ``q``."""
+    """softmax(q k' / sqrt(E)) v within each sample -> (S, H * E), rows in the order of ``q``.
+
+    Raises QiError where the kernel that was asked for cannot be had.
+    """
+    varlen = plan.backend != "sdpa" and can_varlen(q_SHE.device, q_SHE.dtype, q_SHE.shape[-1])
+    if plan.backend == "varlen" and not varlen:
+        raise QiError(
+            f'denoiser.attention = "varlen": not for {q_SHE.dtype} with head_dim {q_SHE.shape[-1]} on {q_SHE.device}; '
+            'it wants a CUDA card of compute capability 8.0, bfloat16 and a multiple of 8; use "auto" or "sdpa"'
+        )
     if plan.queries is not None and plan.keys is not None:
         return _table(q_SHE, k_THE, v_THE, plan, plan.queries, plan.keys)
-    if plan.varlen and len(set(plan.key_lengths)) > 1 and q_SHE.dtype in (torch.bfloat16, torch.float16):
+    if varlen and (plan.backend == "varlen" or len(set(plan.key_lengths)) > 1):
         return _varlen(q_SHE, k_THE, v_THE, plan)
     parts: list[Tensor] = []
     start = q_start = k_start = 0
@@ -137,11 +180,6 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, plan: Plan) -> Tensor:
     """One flash-attention call over all samples, whatever their lengths."""
     from torch.nn.attention.varlen import varlen_attn
 
-    def ends(lengths: tuple[int, ...]) -> Tensor:
-        return torch.tensor((0, *lengths)).cumsum(0, dtype=torch.int32).to(q.device, non_blocking=True)
-
-    out = varlen_attn(
-        q, k, v, ends(plan.query_lengths), ends(plan.key_lengths), max(plan.query_lengths), max(plan.key_lengths)
-    )
+    out = varlen_attn(q, k, v, plan.query_ends, plan.key_ends, max(plan.query_lengths), max(plan.key_lengths))
     assert isinstance(out, Tensor)
     return out.flatten(1)

@@ -82,6 +82,11 @@ class Layout:
     final: Plan
     """Targets alone ask: in the last block nothing else is used afterwards."""
 
+    @property
+    def nbytes(self) -> int:
+        """Of the tables of turns, which are most of it."""
+        return self.text_turns.nbytes + self.image_turns.nbytes + self.target_turns.nbytes
+
     def join(self, txt: Tensor, img: Tensor) -> Tensor:
         """Text tokens and image tokens -> joint rows, in one copy."""
         if not self.woven:
@@ -153,13 +158,15 @@ def _plans(
     text_runs, image_runs = _runs(list(shapes.texts), 0), _runs(image_lengths, sum(shapes.texts))
     keys = list(zip(text_runs, image_runs, strict=True))
     targets = [(run,) for run in _runs(target_lengths, 0)]
-    return plan_table(keys, keys, shapes.device), plan_table(targets, keys, shapes.device)
+    device, backend = shapes.device, shapes.backend
+    return plan_table(keys, keys, device, backend), plan_table(targets, keys, device, backend)
 
 
 def _in_order(shapes: Shapes, target_lengths: list[int], key_lengths: list[int]) -> tuple[Plan, Plan]:
-    varlen = shapes.backend == "varlen" or (shapes.backend == "auto" and shapes.device.type == "cuda")
-    return plan_in_order(key_lengths, key_lengths, varlen=varlen), plan_in_order(
-        target_lengths, key_lengths, varlen=varlen
+    device, backend = shapes.device, shapes.backend
+    return (
+        plan_in_order(key_lengths, key_lengths, device, backend),
+        plan_in_order(target_lengths, key_lengths, device, backend),
     )
 
 

@@ -22,6 +22,8 @@ Checkpointing: TypeAlias = Literal["none", "all"] | int
 
 # v = (x0_hat - x_t) / (1 - t) grows without bound toward t = 1; from here on it is held.
 SMALLEST_NOISE = 0.05
+# Layouts kept: with captions of any length few come again, but a sampler asks for its one at every step.
+KEPT_BYTES = 64 << 20
 
 
 class MMDiTNetwork(DenoiserModule):
@@ -50,7 +52,7 @@ class MMDiTNetwork(DenoiserModule):
         self.norm_out = NormOut(width)
         self.proj_out = nn.Linear(width, arch.out_channels)
         self._rope = Rope(arch.axes_dims_rope)
-        self._layouts: Kept[Shapes, Layout] = Kept(64)
+        self._layouts: Kept[Shapes, Layout] = Kept(KEPT_BYTES, lambda layout: layout.nbytes)
 
     def velocity(self, latents: Latents, t: Tensor, condition: Condition) -> Latents:
         """v at (x_t, t), in the dtype of ``latents`` whatever the network computes in; see ``qi_core.Denoiser``."""
@@ -92,6 +94,11 @@ class MMDiTNetwork(DenoiserModule):
             raise QiError(
                 f"mmdit: {samples} pictures, {len(t)} times, {len(condition)} texts and {len(condition.counts)} "
                 "reference counts in one batch; give one of each a sample"
+            )
+        if 0 in condition.lengths:
+            raise QiError(
+                f"mmdit: sample {condition.lengths.index(0)} of the batch has no text tokens; one at least is wanted; "
+                "choose a conditioner that gives one for the empty prompt"
             )
         shown = 0 if condition.references is None else len(condition.references)
         if shown != sum(condition.counts):

@@ -22,15 +22,18 @@ from qi_core import Grid
 from qi_plugins.mmdit.architecture import Axes
 
 THETA = 10000.0
+KEPT_BYTES = 64 << 20
 K = TypeVar("K")
 V = TypeVar("V")
 
 
 class Kept(Generic[K, V]):
-    """The last ``limit`` things made, by key."""
+    """The things asked for last, by key, as many as fit into ``limit`` bytes; the last one always stays."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, size: Callable[[V], int]) -> None:
         self._limit = limit
+        self._size = size
+        self._held = 0
         self._things: OrderedDict[K, V] = OrderedDict()
         self._lock = Lock()  # previews and training may share a network between threads
 
@@ -42,9 +45,11 @@ class Kept(Generic[K, V]):
                 return self._things[key]
         thing = make()
         with self._lock:
-            self._things[key] = thing
-            while len(self._things) > self._limit:
-                self._things.popitem(last=False)
+            if key not in self._things:
+                self._things[key] = thing
+                self._held += self._size(thing)
+            while self._held > self._limit and len(self._things) > 1:
+                self._held -= self._size(self._things.popitem(last=False)[1])
         return thing
 
 
@@ -88,7 +93,7 @@ class Rope:
 
     def __init__(self, axes: Axes) -> None:
         self.axes = axes
-        self._pictures: Kept[tuple[Picture, torch.device], Tensor] = Kept(512)
+        self._pictures: Kept[tuple[Picture, torch.device], Tensor] = Kept(KEPT_BYTES, lambda table: table.nbytes)
         self._diagonal: dict[torch.device, Tensor] = {}
 
     def picture(self, picture: Picture, device: torch.device) -> Tensor:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from qi_core import QiError
 from qi_plugins.mmdit.attention import attention, plan_in_order, plan_table
 
 CPU = torch.device("cpu")
@@ -48,7 +49,7 @@ def test_each_sample_meets_itself(texts: list[int], table: bool, only_images_ask
         plan = plan_table(queries, keys, CPU)
     else:
         lengths = [sum(map(len, own)) for own in keys]
-        plan = plan_in_order(images if only_images_ask else lengths, lengths, varlen=False)
+        plan = plan_in_order(images if only_images_ask else lengths, lengths, CPU)
     found, expected = attention(q, k, v, plan), by_hand(q, k, v, queries, keys)
     torch.testing.assert_close(found, expected)
     weights = torch.randn(found.shape, generator=generator)
@@ -74,3 +75,13 @@ def test_what_stands_in_empty_slots_is_inert() -> None:
     after = attention(q, k, v, plan)
     assert torch.equal(before[2:], after[2:])
     assert not torch.equal(before[:2], after[:2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("table", [False, True])
+def test_a_kernel_that_cannot_be_had_is_told(dtype: torch.dtype, table: bool) -> None:
+    rows = [[run] for run in runs([2, 3])]
+    plan = plan_table(rows, rows, CPU, "varlen") if table else plan_in_order([2, 3], [2, 3], CPU, "varlen")
+    q, k, v = torch.randn(3, 5, HEADS, CHANNELS).to(dtype)
+    with pytest.raises(QiError, match=r'"varlen": not for torch.*head_dim 8 on cpu; .* use "auto" or "sdpa"'):
+        attention(q, k, v, plan)

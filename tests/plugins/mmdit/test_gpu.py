@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .conftest import Case, Inputs, Pair, oracle_velocity, worst
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("no_tf32")]
 DEVICE = torch.device("cuda")
 
 # Times that bfloat16 holds exactly: diffusers rounds them, we don't.
@@ -35,15 +35,6 @@ VARIANTS: dict[str, tuple[tuple[Case, ...], dict[str, Any]]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def no_tf32() -> Iterator[None]:
-    """TF32 keeps ten bits of float32's 23."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    yield
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
-
-
 def moved(inputs: Inputs, dtype: torch.dtype) -> Inputs:
     def to(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(tensor.to(DEVICE, dtype) for tensor in tensors)
@@ -57,10 +48,9 @@ def both(pair: Pair, inputs: Inputs, dtype: torch.dtype) -> tuple[Tensor, Tensor
     """(ours, theirs) with weights and inputs in a dtype."""
     oracle, ours = (network.to(DEVICE, dtype) for network in pair)
     own = moved(inputs, dtype)
-    with torch.device(DEVICE):  # where the oracle's times and ours are made
+    with torch.device(DEVICE):  # where the oracle's times are made
         expected = oracle_velocity(oracle, own)
-        found = ours.velocity(own.latents, own.t, own.condition).tokens
-    return found, expected
+    return ours.velocity(own.latents, own.t.to(DEVICE), own.condition).tokens, expected
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

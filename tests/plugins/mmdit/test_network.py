@@ -33,9 +33,11 @@ def shaken(network: MMDiTNetwork) -> MMDiTNetwork:
     return network
 
 
-def gradients(network: MMDiTNetwork) -> dict[str, torch.Tensor]:
+def gradients(network: MMDiTNetwork, *, autocast: bool = False) -> dict[str, torch.Tensor]:
     network.zero_grad()
-    network.velocity(MIXED.latents, MIXED.t, MIXED.condition).tokens.square().mean().backward()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        out = network.velocity(MIXED.latents, MIXED.t, MIXED.condition).tokens
+    out.square().mean().backward()
     return {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
 
 
@@ -57,9 +59,10 @@ def test_new_weights_depend_on_the_seed_alone(place: Place) -> None:
 
 
 @pytest.mark.parametrize("checkpointing", ["none", "all", 2])
-def test_every_trainable_tensor_gets_a_gradient(place: Place, checkpointing: str | int) -> None:
+@pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
+def test_every_trainable_tensor_gets_a_gradient(place: Place, checkpointing: str | int, autocast: bool) -> None:
     network = shaken(evolve(SMALL, checkpointing=checkpointing).build(place, WIDTH, TEXT))
-    found = gradients(network)
+    found = gradients(network, autocast=autocast)
     trainable = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
     assert found.keys() == trainable
     assert all(grad.any() for grad in found.values())
@@ -121,6 +124,8 @@ def test_batches_that_do_not_fit_together_are_refused(place: Place) -> None:
         network.velocity(MIXED.latents, MIXED.t[:1], MIXED.condition)
     with pytest.raises(QiError, match="1 reference pictures, but reference_counts says 2"):
         network.velocity(MIXED.latents, MIXED.t, evolve(MIXED.condition, reference_counts=(1, 1)))
+    with pytest.raises(QiError, match="sample 1 of the batch has no text tokens"):
+        network.velocity(MIXED.latents, MIXED.t, evolve(MIXED.condition, lengths=(13, 0)))
 
 
 def test_encoders_of_another_width_are_refused(place: Place) -> None:
@@ -135,9 +140,13 @@ def test_encoders_of_another_width_are_refused(place: Place) -> None:
 
 
 def test_a_run_of_new_shapes_does_not_fill_the_memory(place: Place) -> None:
-    kept: Kept[int, int] = Kept(3)
-    assert [kept.get(i, lambda i=i: i) for i in (1, 2, 3, 1, 4)] == [1, 2, 3, 1, 4]
-    assert list(kept._things) == [3, 1, 4]
+    kept: Kept[int, int] = Kept(30, lambda thing: thing)
+    assert [kept.get(i, lambda i=i: 10 * i) for i in (1, 2, 1, 3)] == [10, 20, 10, 30]
+    assert list(kept._things) == [3]
+    assert [kept.get(i, lambda i=i: i) for i in (10, 11, 10, 12)] == [10, 11, 10, 12]
+    assert list(kept._things) == [10, 12]
+    kept.get(99, lambda: 99)
+    assert list(kept._things) == [99], "the last stays, however large"
 
 
 def test_nothing_of_a_sample_reaches_another(place: Place) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from qi_plugins.mmdit import runs
+
 from .conftest import Case, Inputs, Pair, oracle_velocity, worst
 
 ONE = (Case(target=(1, 4, 6), text=5),)
@@ -21,6 +23,12 @@ EDITS = (
     Case(target=(1, 4, 6), text=5, references=((1, 3, 5),), sigma=0.25),
     Case(target=(1, 2, 3), text=8, sigma=0.5),
     Case(target=(1, 3, 3), text=4, references=((1, 2, 7), (1, 5, 2)), sigma=0.75),
+)
+# Past the length up to which the CPU puts samples into one table.
+LONG = (
+    Case(target=(1, 16, 17), text=20, sigma=0.25),
+    Case(target=(1, 17, 16), text=7, references=((1, 9, 15),), sigma=0.5),
+    Case(target=(1, 16, 17), text=20, references=((1, 5, 7), (1, 16, 12)), sigma=0.75),
 )
 LAYERS = (
     Case(target=(3, 2, 3), text=5, references=((1, 2, 3),), sigma=0.25),
@@ -41,7 +49,19 @@ VARIANTS = {
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_numbers_are_those_of_diffusers(pair: Callable[..., Pair], variant: str) -> None:
-    cases, changes = VARIANTS[variant]
+    compare(pair, *VARIANTS[variant])
+
+
+@pytest.mark.parametrize("zero_cond_t", [False, True])
+@pytest.mark.parametrize("long_run", [1, 1 << 40], ids=["one by one", "expanded"])
+def test_long_samples_of_several_lengths(
+    pair: Callable[..., Pair], zero_cond_t: bool, long_run: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "LONG_RUN", {"cpu": long_run, "cuda": long_run})
+    compare(pair, LONG, {"zero_cond_t": zero_cond_t})
+
+
+def compare(pair: Callable[..., Pair], cases: tuple[Case, ...], changes: dict[str, Any]) -> None:
     oracle, ours = pair(**changes)
     inputs = Inputs.of(*cases)
     expected = oracle_velocity(oracle, inputs)
@@ -71,15 +91,6 @@ def test_a_batch_is_its_samples_one_by_one(pair: Callable[..., Pair]) -> None:
         assert found.grids == alone.grids
         # Relative to the largest value: matrix products of another height round differently in their last bit.
         assert worst([(found.tokens, alone.tokens)]) <= 1e-6 * alone.tokens.abs().max().item()
-
-
-def test_long_samples_of_several_lengths(pair: Callable[..., Pair]) -> None:
-    """Past the length up to which the CPU pads inside the attention."""
-    oracle, ours = pair()
-    cases = [Case(target=(1, 10, 12), text=n, sigma=s) for n, s in ((20, 0.5), (30, 0.25), (20, 0.75))]
-    inputs = Inputs.of(*cases)
-    found = ours.velocity(inputs.latents, inputs.t, inputs.condition).tokens
-    assert worst([(found, oracle_velocity(oracle, inputs))]) <= 2e-5
 
 
 def test_bfloat16_weights_compute_in_bfloat16(pair: Callable[..., Pair]) -> None:

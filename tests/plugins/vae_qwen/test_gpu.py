@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,10 @@ from qi_core import Latents, Place
 from qi_plugins.vae_qwen.component import VaeQwen
 from qi_plugins.vae_qwen.packing import pack, unpack
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("no_tf32")]
 DEVICE = torch.device("cuda")
 SIZES = [(48, 80), (128, 64), (48, 80)]
 LIMITS = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
-
-
-@pytest.fixture(autouse=True)
-def no_tf32() -> Iterator[None]:
-    """TF32 keeps ten bits of float32's 23."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    yield
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 def apart(found: Tensor, expected: Tensor, dtype: torch.dtype) -> float:
