@@ -28,9 +28,12 @@ def write_whole(path: Path, content: bytes) -> None:
 @contextmanager
 def locked(folder: Path, what: str) -> Generator[None]:
     """Hold a folder; the lock goes with the process, however it ends. Raises QiError if another process holds it."""
-    with (folder / "lock").open("a+") as file:
+    path = folder / "lock"
+    with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                raise BlockingIOError  # who held it has just renamed the folder, and begins anew there
         except BlockingIOError:
             raise QiError(
                 f"{folder}: {what} is already going on there; stop it first, or choose another folder"
