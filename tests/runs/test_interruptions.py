@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import subprocess
@@ -9,10 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 
-from support.small_run import environment, losses, qi, start, steps, wait_for_step, write_recipe
+from support.small_run import RECIPE, environment, losses, qi, start, steps, wait_for_step, write_recipe
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +135,59 @@ def test_a_full_disk_in_the_middle_of_a_save_loses_nothing(unbroken: Path, tmp_p
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == before, "nothing half-written stays"
     qi("run", recipe, "--folder", folder)
     assert losses(folder) == losses(unbroken)
+
+
+CURRICULUM = """
+[source]
+name = "stages"
+[[source.stages]]
+samples = 70
+source = {{ name = "rendered-text", height = 16, width = 32, lengths = [1, 2] }}
+[[source.stages]]
+[source.stages.source]
+name = "mixture"
+[[source.stages.source.parts]]
+source = {{ name = "rendered-text", height = 16, width = 32, alphabet = "chinese", lengths = [1, 1] }}
+[[source.stages.source.parts]]
+source = {{ name = "images", path = "{path}", side = 16, flip = true, crop = "random" }}
+"""
+
+
+def write_curriculum(folder: Path) -> Path:
+    """Stages, the second a mixture with pictures from files, one of which breaks off; micro-batches; previews."""
+    pictures = folder / "data"
+    pictures.mkdir()
+    for i in range(7):
+        noise = np.random.default_rng(i).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(pictures / f"{i}.png")
+        (pictures / f"{i}.txt").write_text(f"noise {i}", encoding="utf-8")
+    whole = (pictures / "3.png").read_bytes()
+    (pictures / "3.png").write_bytes(whole[: len(whole) // 2])  # the header is sound, so it is found out in mid-run
+    head, rest = RECIPE.split("[source]")
+    text = head + "[sampler]" + rest.split("[sampler]")[1]
+    text = text.replace("batch = 4", "batch = 4\naccumulate = 2") + "every = 5\nprompts = ['the word \"HI\"', 'noise']"
+    return write_recipe(folder, text + CURRICULUM.format(path=pictures))
+
+
+@pytest.mark.slow
+def test_kill_9_in_a_curriculum_with_files_micro_batches_and_previews(tmp_path: Path) -> None:
+    recipe, folder, unbroken = write_curriculum(tmp_path), tmp_path / "run", tmp_path / "unbroken"
+    qi("run", recipe, "--folder", unbroken)
+    for step in (16, 29, 47):  # about where the second stage begins, and in different epochs of the files
+        process = start("run", recipe, "--folder", folder)
+        wait_for_step(process, folder, step)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, "it was killed, and had not ended by itself"
+    qi("run", recipe, "--folder", folder)
+    assert losses(folder) == losses(unbroken)
+    assert len(losses(folder)) == 60
+    for name in ("model", "ema", "optimizer"):
+        assert weights(folder, name) == weights(unbroken, name)
+    (told,) = (folder / "skipped.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(told)["key"] == "3.png"
+    drawn, wanted = (
+        {path.name: path.read_bytes() for path in (run / "pictures").iterdir()} for run in (folder, unbroken)
+    )
+    assert len(wanted) == 12
+    assert drawn == wanted
