@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from math import prod
 
 import torch
 from attrs import frozen
@@ -16,6 +17,9 @@ from qi_core.flow import Guided
 from qi_core.parallel import Strategy
 from qi_core.sampler import Sampler
 from qi_core.settings import Guidance
+
+TOKENS = 16384
+"""Of pictures and references that are drawn at once: four of 1024x1024, whose tokens are of 16x16 pixels."""
 
 
 @frozen(kw_only=True, eq=False)
@@ -42,19 +46,33 @@ class Painter:
         """One picture a prompt, (3, H, W) float32 in [-1, 1] on the CPU.
 
         ``sizes``: (height, width) in pixels, one a prompt. ``references``: empty, or pictures to edit, (3, H, W)
-        uint8, for each prompt. ``batch``: at most so many at once. ``whole``: see
+        uint8, for each prompt. ``batch``: at most so many at once, fewer where they are large. ``whole``: see
         ``Autoencoder.decode``; evaluations score nothing else.
         """
         pictures: list[Tensor] = []
         training = self.model.training
         self.model.eval()
         try:
-            for start in range(0, len(prompts), batch):
-                stop = min(start + batch, len(prompts))
-                pictures += self._paint(range(start, stop), prompts, sizes, references, whole)
+            for which in self._batches(sizes, references, batch):
+                pictures += self._paint(which, prompts, sizes, references, whole)
         finally:
             self.model.train(training)
         return pictures
+
+    def _batches(
+        self, sizes: Sequence[tuple[int, int]], references: Sequence[Sequence[Tensor]], most: int
+    ) -> Iterator[range]:
+        """Which pictures are drawn at once: at most so many, and of TOKENS tokens unless a single one has more."""
+        start = tokens = 0
+        for i, size in enumerate(sizes):
+            shown = [(image.shape[1], image.shape[2]) for image in references[i]] if references else []
+            own = sum(prod(self.encoders.grid(*each)) for each in (size, *shown))
+            if i > start and (i - start == most or tokens + own > TOKENS):
+                yield range(start, i)
+                start, tokens = i, 0
+            tokens += own
+        if sizes:
+            yield range(start, len(sizes))
 
     def _paint(
         self,

@@ -54,10 +54,10 @@ class Ema:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
         self.updates = 0
+        self._model = model
         self._names = [name for name, p in model.named_parameters() if p.requires_grad]
         self._live = [p for p in model.parameters() if p.requires_grad]
         self._average = [p.detach().clone() for p in self._live]
-        self._frozen = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
 
     def update(self) -> None:
         """One step of the average."""
@@ -88,15 +88,16 @@ class Ema:
                 average.copy_(kept)
 
     def tensors(self) -> dict[str, Tensor]:
-        """A whole set of weights by parameter name: the averages, and frozen parameters as they are."""
-        return dict(zip(self._names, self._average, strict=True)) | self._frozen
+        """The model's whole state by name: the averages; frozen parameters and buffers as they are."""
+        return self._model.state_dict() | dict(zip(self._names, self._average, strict=True))
 
     def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
         """Take saved averages. Raises QiError where one is missing or misshapen."""
         from qi_core.tensorfiles import forms
         from qi_core.weights import refuse_mismatch
 
-        found = {name: form.shape for name, form in forms(tensors).items() if name not in self._frozen}
+        taken_as_it_is = self._model.state_dict().keys() - set(self._names)
+        found = {name: form.shape for name, form in forms(tensors).items() if name not in taken_as_it_is}
         wanted = {name: average.shape for name, average in zip(self._names, self._average, strict=True)}
         refuse_mismatch(wanted, found, "averaged weights", "they are of another model")
         for name, average in zip(self._names, self._average, strict=True):

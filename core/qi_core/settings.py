@@ -43,7 +43,7 @@ class Train:
     """Gradient norm above which gradients are scaled down; 0: never."""
     ema: float = field(default=0.999, validator=[validators.ge(0), validators.lt(1)])
     """Decay of the averaged weights that previews and exports use; 0: none are kept."""
-    seed: int = 0
+    seed: int = field(default=0, validator=[validators.ge(0), validators.lt(2**63)])
     """Decides weights, order of data, noise and times."""
     save_every: int = field(default=500, validator=validators.ge(0))
     """Steps between checkpoints; 0: only at the end."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from attrs import field, frozen
 
@@ -110,6 +110,3 @@ class TrackerComponent(Protocol):
     """The settings of a tracker."""
 
     def build(self, place: Place) -> Tracker: ...
-
-
-JsonDict = dict[str, Any]

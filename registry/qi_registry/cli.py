@@ -19,8 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the console script; the exit code: 2 for a mistake of the user's, told without a traceback."""
     words = list(sys.argv[1:] if argv is None else argv)
     # OpenMP's threads spin while they wait for each other, by default so long that on a busy machine they starve what
-    # they wait for: a step of the tiny model takes 0.064 s on two idle cores and then 0.27 to 2.5 s; spinning less, 0.067
-    # and 0.15 s; not at all, 0.14 and 0.17 s. It counts only if it is said before torch is imported.
+    # they wait for: a step of the tiny model takes 0.064 s on two idle cores and then 0.27 to 2.5 s; spinning less,
+    # 0.067 and 0.15 s; not at all, 0.14 and 0.17 s. It counts only if it is said before torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "50000")
     try:
         code = _answer(words)
@@ -36,6 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has gone (qi list | head). Python flushes stdout once more when it exits: let it go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"{error.filename}: {error.strerror}", file=sys.stderr)
+        return USER_ERROR
 
 
 def _answer(words: list[str]) -> int:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from qi_core import Ema
+from qi_core.weights import load_weights
 
 
 def net() -> nn.Module:
@@ -60,6 +61,17 @@ def test_it_gives_a_whole_set_of_weights_with_frozen_ones_as_they_are() -> None:
     assert ema.tensors().keys() == dict(model.named_parameters()).keys()
     assert torch.equal(ema.tensors()["1.weight"], model.get_parameter("1.weight"))
     assert not torch.equal(ema.tensors()["0.weight"], model.get_parameter("0.weight"))
+
+
+def test_buffers_belong_to_the_whole_set() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2))
+    ema = Ema(model, 0.9)
+    model(torch.ones(2, 3))  # moves the running mean
+    other = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2))
+    load_weights(other, ema.tensors(), "here", "wrong")
+    assert torch.equal(other.get_buffer("0.running_mean"), model.get_buffer("0.running_mean"))
+    ema.load(ema.tensors(), 1)
+    ema.load({name: t for name, t in ema.tensors().items() if "running" not in name}, 1)  # as they were once saved
 
 
 def test_inside_applied_the_model_holds_the_averages_and_afterwards_its_own_bits() -> None:

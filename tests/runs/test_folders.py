@@ -144,3 +144,32 @@ def test_an_import_that_fails_leaves_no_run(tmp_path: Path, monkeypatch: pytest.
     assert not (folder / "recipe.toml").exists(), "or 'qi run' would begin from chance"
     here("import", pipeline, folder)
     assert (folder / "recipe.toml").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "small.toml", "--folder", "small.toml"),
+        ("run", "small.toml", "--folder", "small.toml/x"),
+        ("run", "small.toml", "--folder", "x" * 300),
+        ("run", "small.toml", "--set", "train.seed=100000000000000000000"),
+        ("schema", "-o", "nowhere/schema.json"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    write_recipe(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    here(*words, code=2)
+    told = capsys.readouterr().err
+    assert len(told.splitlines()) == 1
+    assert words[-1].partition("=")[0] in told
+
+
+def test_what_the_source_skips_when_it_is_opened_is_told_at_the_start(tmp_path: Path) -> None:
+    recipe, folder = write_recipe(tmp_path), tmp_path / "run"
+    lines = tmp_path / "lines.txt"
+    lines.write_text('AB\nC"\n')
+    here("run", recipe, "--folder", folder, *FEW, "--set", f"source.text={lines}")
+    assert any("skipped 1" in note for note in records(folder, "start")[0]["notes"])

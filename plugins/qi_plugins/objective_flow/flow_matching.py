@@ -41,7 +41,6 @@ class FlowMatching:
         """Encode pictures and captions; a dropped caption is a real prompt too, encoded (with its references)."""
         import torch
 
-        device = None
         prompts: list[str] = []
         for slot, sample in zip(batch.slots, batch, strict=True):
             drops = torch.rand((), generator=dice.roll(slot, "caption")).item() < self.caption_dropout
