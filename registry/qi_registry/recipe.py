@@ -37,13 +37,18 @@ WORDS = {
 """The keys at the head of a recipe, each text."""
 
 
+def _at_home(path: str) -> str:
+    """``~`` is the user's folder."""
+    return expanduser(path)
+
+
 @attrs.frozen(kw_only=True)
 class Recipe:
     """Everything that decides a run, checked; nothing heavy is built yet."""
 
     name: str
-    folder: str = attrs.field(default="", converter=expanduser)
-    init: str = attrs.field(default="", converter=expanduser)
+    folder: str = attrs.field(default="", converter=_at_home)
+    init: str = attrs.field(default="", converter=_at_home)
     autoencoder: Component[Autoencoder]
     conditioner: Component[Conditioner]
     denoiser: DenoiserComponent
