@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from attrs import frozen
+from attrs import frozen, has
+from attrs.exceptions import FrozenInstanceError
 
 if TYPE_CHECKING:
     import torch
@@ -39,3 +40,16 @@ class Component(Protocol[T_co]):
     def build(self, place: Place) -> T_co:
         """Make the working thing. Raises QiError where the settings don't fit the world (a file that isn't there)."""
         ...
+
+
+def is_frozen(component: type[object]) -> bool:
+    """Whether it is a frozen attrs class, as a component must be."""
+    if not has(component):
+        return False
+    try:
+        object.__new__(component).__setattr__("frozen", True)
+    except FrozenInstanceError:
+        return True
+    except (AttributeError, TypeError):  # slots without the field, or a class that cannot be made this way
+        return False
+    return False

@@ -94,11 +94,13 @@ def _checked(kind: Kind, offer: Offer) -> Entry:
     """Hold a class to its kind's contract; the plugin's author is told, by way of the owner, what is wrong."""
     import attrs
 
+    from qi_core.place import is_frozen
+
     component = offer.given
     told = f"{kind.name} {offer.name!r} of {offer.plugin.owner}"
     if not isinstance(component, type):
         raise QiError(f"{told}: found {type(component).__name__}; wanted a class")
-    if not _frozen(component):
+    if not is_frozen(component):
         raise QiError(
             f"{told}: {component.__name__} is no frozen attrs class; decorate it with attrs.frozen(kw_only=True)"
         )
@@ -114,17 +116,3 @@ def _checked(kind: Kind, offer: Offer) -> Entry:
     if "name" in fields:
         raise QiError(f"{told}: a field is called 'name', the key that picks the component; rename it")
     return Entry(kind, offer.name, component, offer.plugin)
-
-
-def _frozen(component: type[Any]) -> bool:
-    import attrs
-
-    if not attrs.has(component):
-        return False
-    try:
-        object.__new__(component).__setattr__("frozen", True)
-    except attrs.exceptions.FrozenInstanceError:
-        return True
-    except (AttributeError, TypeError):  # slots without the field, or a class that cannot be made this way
-        return False
-    return False

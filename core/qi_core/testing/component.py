@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from qi_core.fielddocs import field_docs
+from qi_core.place import is_frozen
 from qi_core.testing.contract import Contract
 
 _IMPORT = """
@@ -31,7 +32,7 @@ def check_component(component: type[Any]) -> None:
     """
     told = Contract(component.__name__, "qi_core.place.Component")
     told.holds(attrs.has(component), "it is no attrs class; decorate it with attrs.frozen(kw_only=True)")
-    told.holds(_is_frozen(component), "it can be changed; decorate it with attrs.frozen(kw_only=True)")
+    told.holds(is_frozen(component), "it can be changed; decorate it with attrs.frozen(kw_only=True)")
     told.holds(bool((component.__doc__ or "").strip()), "it has no docstring; its first line stands in 'qi list'")
     try:
         fields = [field for field in attrs.fields(attrs.resolve_types(component)) if field.init]
@@ -48,16 +49,6 @@ def check_component(component: type[Any]) -> None:
             bool(docs.get(field.name)), f"the field {field.name} has no string literal under it that documents it"
         )
     _imports_no_torch(told, component)
-
-
-def _is_frozen(component: type[Any]) -> bool:
-    try:
-        object.__new__(component).__setattr__("frozen", True)
-    except attrs.exceptions.FrozenInstanceError:
-        return True
-    except (AttributeError, TypeError):
-        return False
-    return False
 
 
 def _imports_no_torch(told: Contract, component: type[Any]) -> None:
