@@ -166,6 +166,8 @@ class StoredTensors(Mapping[str, "Tensor"]):
                     if name in self._home:
                         raise QiError(f"{path}: {name!r} is in {self._home[name].name} too; get the files again")
                     part = file.get_slice(name)
+                    if part.get_dtype() not in DTYPES:
+                        raise QiError(f"{path}: {name} is {part.get_dtype()}; want one of {', '.join(DTYPES)}; cast it")
                     self._home[name] = path
                     self.forms[name] = Form(DTYPES[part.get_dtype()], tuple(part.get_shape()))
 

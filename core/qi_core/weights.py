@@ -10,7 +10,13 @@ from qi_core.errors import QiError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from qi_core.tensorfiles import Form
+
 SHOWN = 4
+NO_FLOAT16 = (
+    "activations of these models leave float16's range (65504), which gives NaN or black pictures; "
+    "use bfloat16 or float32"
+)
 
 
 def _some(names: Sequence[str]) -> str:
@@ -36,6 +42,17 @@ def refuse_mismatch(
     ]
     if told:
         raise QiError(f"{where}: the weights are not of this model ({'; '.join(told)}); {advice}")
+
+
+def refuse_unusable(forms: Mapping[str, Form], where: str) -> None:
+    """Look at the dtypes of released weights. Raises QiError naming one that cannot be computed with."""
+    import torch
+
+    for name, form in forms.items():
+        if form.dtype == torch.float16:
+            raise QiError(f"{where}: {name} is float16; {NO_FLOAT16}")
+        if form.dtype not in (torch.bfloat16, torch.float32):
+            raise QiError(f"{where}: {name} is {form.dtype}; want bfloat16 or float32; get the original weights")
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str, advice: str) -> None:

@@ -92,9 +92,20 @@ class Qwen25VL:
             processor=None,
             edit_template=EDITS.get(_class_name(pipeline / INDEX), self.edit_template),
         )
-        for part in ("text_encoder", "tokenizer"):
-            there.folder(part)
+        there.folder("tokenizer")
+        there._check_weights()
         return there
+
+    def _check_weights(self) -> None:
+        """By the files' headers alone. Raises QiError for a file that cannot be read or a dtype that cannot be used."""
+        from qi_core.tensorfiles import StoredTensors
+        from qi_core.weights import refuse_unusable
+
+        folder = self.folder("text_encoder")
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            raise QiError(f"{folder}: no safetensors files; want the weights of Qwen2.5-VL; get the checkpoint again")
+        refuse_unusable(StoredTensors(files).forms, str(folder))
 
     def export(self, pipeline: Path) -> None:
         """See ``qi_core.release.Released``; the pipeline's index, with its class, and its scheduler come along."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from qi_core.data import Condition
 from qi_core.errors import QiError
+from qi_core.weights import NO_FLOAT16
 from qi_plugins.cond_qwen25vl.cache import Cache, key_of
 from qi_plugins.cond_qwen25vl.templates import EDIT, EDIT_PLUS, IMAGE, TEXT_TO_IMAGE, Template
 from qi_plugins.cond_qwen25vl.vision import Eyes, check_picture, positions
@@ -45,9 +46,7 @@ class QwenConditioner:
     def __init__(self, settings: Qwen25VL, place: Place) -> None:
         if place.dtype not in (torch.float32, torch.bfloat16):
             raise QiError(
-                f"conditioner qwen2.5-vl: asked to compute in {str(place.dtype).removeprefix('torch.')}; float32 or "
-                "bfloat16 was wanted, for this model's activations leave float16's range (65504) and give NaN or black "
-                "pictures; choose bfloat16"
+                f"conditioner qwen2.5-vl: asked to compute in {str(place.dtype).removeprefix('torch.')}; {NO_FLOAT16}"
             )
         folder = settings.folder("text_encoder")
         self.truncated = 0

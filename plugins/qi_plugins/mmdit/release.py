@@ -17,9 +17,9 @@ from qi_core.files import write_whole
 from qi_core.flow import BASE_MU, BASE_TOKENS, MAX_MU, MAX_TOKENS, TERMINAL_SIGMA
 from qi_core.release import read_json
 from qi_core.tensorfiles import Form, forms, safetensors, shards, write
-from qi_core.weights import refuse_mismatch
+from qi_core.weights import NO_FLOAT16, refuse_mismatch
 from qi_plugins.mmdit.architecture import Architecture
-from qi_plugins.mmdit.weights import INDEX, NO_FLOAT16, diffusers_config, shapes
+from qi_plugins.mmdit.weights import INDEX, diffusers_config, shapes
 
 SHARD_BYTES = 10_000_000_000
 SCHEDULER_CONFIG = Path("scheduler", "scheduler_config.json")
@@ -65,7 +65,7 @@ def write_pipeline(
 ) -> None:
     """``transformer/``; ``scheduler/`` and ``model_index.json`` where no other part has brought them."""
     if dtype == torch.float16:
-        raise QiError(f"--dtype fp16 is refused: float16, {NO_FLOAT16}; use bf16")
+        raise QiError(f"--dtype fp16 is refused: {NO_FLOAT16}")
     known = forms(tensors)
     refuse_mismatch(
         names_and_shapes(arch),

@@ -12,14 +12,13 @@ from torch import nn
 from qi_core import QiError
 from qi_core.release import read_json
 from qi_core.tensorfiles import StoredTensors
-from qi_core.weights import refuse_mismatch
+from qi_core.weights import refuse_mismatch, refuse_unusable
 from qi_plugins.mmdit.architecture import Architecture
 
 PATCH = 2
 INDEX = "diffusion_pytorch_model.safetensors.index.json"
 SINGLE = "diffusion_pytorch_model.safetensors"
 KIND = "QwenImageTransformer2DModel"
-NO_FLOAT16 = "whose range this model's activations leave (NaN or black pictures)"
 
 # Keys of config.json with the values diffusers takes where one is absent.
 DEFAULTS: dict[str, Any] = {
@@ -115,11 +114,7 @@ def read_weights(folder: Path, wanted: Mapping[str, tuple[int, ...]]) -> StoredT
     tensors = StoredTensors(_files(folder))
     found = {name: form.shape for name, form in tensors.forms.items()}
     refuse_mismatch(wanted, found, str(folder), "config.json and weights must be of one model: fetch both again")
-    for name, form in tensors.forms.items():
-        if form.dtype == torch.float16:
-            raise QiError(f"{folder}: {name} is float16, {NO_FLOAT16}; use the bfloat16 or float32 weights")
-        if form.dtype not in (torch.bfloat16, torch.float32):
-            raise QiError(f"{folder}: {name} is {form.dtype}; want bfloat16 or float32")
+    refuse_unusable(tensors.forms, str(folder))
     return tensors
 
 

@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING
 
 from attrs import Attribute, field, frozen, validators
 
+from qi_core.weights import NO_FLOAT16
+
 if TYPE_CHECKING:
     from qi_core import Strategy
 
 
 def _not_fp16(instance: object, attribute: Attribute[str], value: str) -> None:
     if value in ("fp16", "float16", "half"):
-        raise ValueError(
-            f"'{attribute.name}' {value!r} is refused: activations of this model leave the range of fp16, which gives "
-            "NaN or black images (ComfyUI#10751); use 'bf16'"
-        )
+        raise ValueError(f"'{attribute.name}' {value!r} is refused: {NO_FLOAT16}")
 
 
 @frozen(kw_only=True)
@@ -25,7 +24,8 @@ class Single:
     device: str = field(default="auto", validator=validators.matches_re(r"auto|cpu|cuda(:\d+)?"))
     """``cpu``, ``cuda``, ``cuda:1``, ...; ``auto`` takes the first GPU, or else the CPU."""
     precision: str = field(default="auto", validator=[_not_fp16, validators.in_(("auto", "fp32", "bf16"))])
-    """``fp32``, ``bf16`` (autocast: matrix products in bfloat16), or ``auto``: bf16 on a GPU that has it, else fp32."""
+    """``fp32`` (on a GPU without TF32, which keeps ten bits of 23), ``bf16`` (autocast: matrix products in bfloat16),
+    or ``auto``: bf16 on a GPU that has it, else fp32."""
     compile: bool = False
     """Compile the repeated blocks with torch.compile: slower to start, quicker to run."""
     threads: int = field(default=0, validator=validators.ge(0))

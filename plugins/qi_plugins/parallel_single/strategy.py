@@ -31,6 +31,8 @@ class LiveSingle:
         self.device = _device(settings.device)
         self.dtype = _dtype(settings.precision, self.device)
         self._compile = settings.compile
+        if self.device.type == "cuda" and self.dtype == torch.float32:
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         if settings.compile and self.device.type == "cpu":
             _need_compiler()
         if settings.threads:

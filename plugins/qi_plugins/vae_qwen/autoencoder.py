@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import torch
 from attrs import field, frozen
@@ -15,7 +14,6 @@ from qi_plugins.vae_qwen.config import VaeConfig
 from qi_plugins.vae_qwen.network import VaeNetwork
 from qi_plugins.vae_qwen.packing import SIDE, pack, unpack
 from qi_plugins.vae_qwen.tiles import Tiling, decode_tiled
-from qi_plugins.vae_qwen.weights import save
 
 
 @frozen(kw_only=True, eq=False)
@@ -24,8 +22,6 @@ class QwenVae:
 
     network: VaeNetwork
     config: VaeConfig
-    source: Path
-    """The folder that the weights came from."""
     tiling: Tiling | None
     """None: every picture in one piece."""
     batch_pixels: int
@@ -92,10 +88,6 @@ class QwenVae:
             return self._decode(z_BCHW, whole).float().clamp(-1, 1)
 
         return self._by_size(latents.grids, run)
-
-    def save(self, folder: Path) -> None:
-        """Write a folder of config.json and weights, as the one that was read; what wasn't trained is byte-equal."""
-        save(self.network, self.source, folder)
 
     def _decode(self, z_BCHW: Tensor, whole: bool) -> Tensor:
         z_BCHW = z_BCHW.contiguous(memory_format=torch.channels_last)

@@ -10,7 +10,8 @@ from attrs import Attribute, evolve, field, frozen, validators
 from qi_core.errors import QiError
 from qi_core.place import Place
 from qi_core.release import copy_part
-from qi_plugins.vae_qwen.config import NO_FLOAT16, read_config
+from qi_core.weights import NO_FLOAT16
+from qi_plugins.vae_qwen.config import read_config
 
 if TYPE_CHECKING:
     from qi_plugins.vae_qwen.autoencoder import QwenVae
@@ -59,7 +60,6 @@ class VaeQwen:
         return QwenVae(
             network=load(config, folder, place.device, place.dtype),
             config=config,
-            source=folder,
             tiling=Tiling(size=self.tile_size // config.shrink, overlap=self.tile_overlap // config.shrink)
             if self.tiling
             else None,
@@ -68,10 +68,11 @@ class VaeQwen:
 
     def at(self, pipeline: Path) -> VaeQwen:
         """See ``qi_core.release.Released``."""
-        from qi_plugins.vae_qwen.weights import CONFIG
+        from qi_plugins.vae_qwen.weights import CONFIG, read_weights
 
         there = evolve(self, path=(pipeline / "vae").resolve())
-        there._folder(CONFIG)
+        folder = there._folder(CONFIG)
+        read_weights(read_config(folder / CONFIG), folder)
         return there
 
     def export(self, pipeline: Path) -> None:

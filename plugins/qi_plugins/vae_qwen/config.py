@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 from attrs import fields, frozen
 
 from qi_core.errors import QiError
+from qi_core.release import read_json
+from qi_core.weights import NO_FLOAT16
 
 CLASS = "AutoencoderKLQwenImage"
 # Notes that writers leave in the file; they say nothing about the network.
@@ -63,12 +64,7 @@ class VaeConfig:
 
 def read_config(file: Path) -> VaeConfig:
     """Read config.json. Raises QiError naming the file and the key that is wrong."""
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise QiError(f"{file}: not readable as JSON ({error}); copy the checkpoint again") from error
-    if not isinstance(raw, dict):
-        raise QiError(f"{file}: holds a {type(raw).__name__}; wanted an object with the settings of {CLASS}")
+    raw = read_json(file, f"the settings of {CLASS}")
     name = raw.get("_class_name", CLASS)
     if name != CLASS:
         raise QiError(f"{file}: this is the config of a {name}; vae-qwen reads {CLASS}; choose the vae/ folder of one")
@@ -85,12 +81,6 @@ def read_config(file: Path) -> VaeConfig:
     config = VaeConfig(**{key: READ[key](raw[key], f"{file}: {key}") for key in keys})
     _check(config, file)
     return config
-
-
-NO_FLOAT16 = (
-    "float16 ends at 65504 and the activations of this autoencoder go beyond it: pictures turn black or NaN; "
-    "use bfloat16 or float32"
-)
 
 
 def _check(config: VaeConfig, file: Path) -> None:

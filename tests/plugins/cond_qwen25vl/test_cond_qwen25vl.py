@@ -315,6 +315,21 @@ def test_float16_is_refused(checkpoint: Path) -> None:
         Qwen25VL(path=checkpoint).build(place(torch.float16))
 
 
+def test_an_import_looks_at_the_files(checkpoint: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(checkpoint, tmp_path / "half")
+    file = source / "text_encoder" / "model.safetensors"
+    tensors = load_file(file)
+    save_file(tensors | {"model.norm.weight": tensors["model.norm.weight"].half()}, file, {"format": "pt"})
+    with pytest.raises(QiError, match=r"norm.weight is float16; .* NaN or black pictures"):
+        Qwen25VL().at(source)
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(QiError, match=r"model\.safetensors: no readable safetensors file"):
+        Qwen25VL().at(source)
+    file.unlink()
+    with pytest.raises(QiError, match="no safetensors files"):
+        Qwen25VL().at(source)
+
+
 def test_missing_folders_are_told(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(QiError, match="neither path nor text_encoder is set"):
         Qwen25VL().build(place())

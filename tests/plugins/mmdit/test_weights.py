@@ -101,6 +101,12 @@ def test_wrong_tensors_are_named(
         build(folder, place)
 
 
+def test_a_dtype_without_a_name_here_is_told(folder: Path, place: Place) -> None:
+    edit(folder, lambda t: t.update({"img_in.bias": t["img_in.bias"].to(torch.complex64)}))
+    with pytest.raises(QiError, match=r"img_in\.bias is C64; want one of"):
+        build(folder, place)
+
+
 def test_all_mistakes_are_told_at_once(folder: Path, place: Place) -> None:
     edit(folder, lambda t: (t.pop("txt_norm.weight"), t.update(junk=torch.ones(1))))
     with pytest.raises(QiError, match=r"missing: txt_norm\.weight; extra: junk"):

@@ -64,7 +64,7 @@ def test_a_gpu_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_fp16_is_refused_with_the_reason() -> None:
-    with pytest.raises(ValueError, match=r"NaN or black images.*use 'bf16'"):
+    with pytest.raises(ValueError, match=r"NaN or black pictures; use bfloat16"):
         Single(precision="fp16")
 
 
@@ -90,6 +90,15 @@ def test_fp32_computes_in_float32() -> None:
     live = Single(device="cpu", precision="fp32").build()
     with live.autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+@pytest.mark.usefixtures("no_tf32")  # which puts back what it found
+def test_fp32_on_a_gpu_is_float32_in_convolutions_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qi_plugins.parallel_single.strategy._device", lambda asked: torch.device("cuda", 0))
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    Single(device="cuda", precision="fp32").build()
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
 
 
 def test_backward_adds_to_what_is_there() -> None:

@@ -1,4 +1,4 @@
-"""Names and shapes of the files: read strictly, written back byte for byte."""
+"""Names and shapes of the files: read strictly."""
 
 from __future__ import annotations
 
@@ -38,37 +38,6 @@ def test_a_picture_only_runs_19_and_25_million_parameters() -> None:
     assert sum(parameter.numel() for parameter in network.decoder.parameters()) == 25_291_683
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_what_was_read_is_written_back_byte_for_byte(
-    folder: Callable[..., Path], place: Place, tmp_path: Path, dtype: torch.dtype
-) -> None:
-    source, target = folder(), tmp_path / "out" / "vae"
-    VaeQwen(path=source).build(evolve(place, dtype=dtype)).save(target)
-    for name in ("config.json", WEIGHTS):
-        assert (target / name).read_bytes() == (source / name).read_bytes()
-    assert sorted(file.name for file in target.iterdir()) == ["config.json", WEIGHTS]
-
-
-def test_trained_weights_land_in_the_last_slice_and_diffusers_reads_them(
-    folder: Callable[..., Path], place: Place, tmp_path: Path
-) -> None:
-    source, target = folder(), tmp_path / "out"
-    ours = VaeQwen(path=source).build(place)
-    with torch.no_grad():
-        for parameter in ours.network.decoder.parameters():
-            parameter.mul_(1.25)
-    ours.save(target)
-    before, after = load_file(source / WEIGHTS), load_file(target / WEIGHTS)
-    for name, old in before.items():
-        expected = old.clone()
-        if name.startswith("decoder.") and "time_conv" not in name:
-            (expected[:, :, -1] if old.ndim == 5 else expected).mul_(1.25)
-        assert torch.equal(after[name], expected), name
-    z = torch.randn(1, 4, 4, 6)
-    theirs = AutoencoderKLQwenImage.from_pretrained(target).eval().decode(z[:, :, None]).sample[:, :, 0]
-    assert (ours.network.decode(z).clamp(-1, 1) - theirs).abs().max() <= 1e-5
-
-
 def test_weights_lie_where_and_as_the_place_says(folder: Callable[..., Path], place: Place) -> None:
     network = VaeQwen(path=folder()).build(evolve(place, dtype=torch.bfloat16)).network
     assert all(p.dtype == torch.bfloat16 and not p.requires_grad for p in network.parameters())
@@ -76,11 +45,12 @@ def test_weights_lie_where_and_as_the_place_says(folder: Callable[..., Path], pl
     assert network.encoder.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_bfloat16_is_as_near_to_float32_as_diffusers_is(make: Any, place: Place) -> None:
-    oracle, exact = make()
+def test_bfloat16_is_as_near_to_float32_as_diffusers_is(make: Any, place: Place, tmp_path: Path) -> None:
+    oracle, _ = make()
+    path = tmp_path / "checkpoint" / "vae"
     image = torch.rand(3, 48, 80) * 2 - 1
-    rough = VaeQwen(path=exact.source).build(evolve(place, dtype=torch.bfloat16))
-    theirs = AutoencoderKLQwenImage.from_pretrained(exact.source, torch_dtype=torch.bfloat16).eval()
+    rough = VaeQwen(path=path).build(evolve(place, dtype=torch.bfloat16))
+    theirs = AutoencoderKLQwenImage.from_pretrained(path, torch_dtype=torch.bfloat16).eval()
     expected = oracle.model.encode(image[None, :, None]).latent_dist.mode()[0, :, 0]
     rough_z = rough.network.encode(image[None].bfloat16())[0].float()
     their_z = theirs.encode(image[None, :, None].bfloat16()).latent_dist.mode()[0, :, 0].float()
@@ -102,21 +72,22 @@ NAME = "decoder.up_blocks.0.upsamplers.0.time_conv.weight"
     [
         (lambda t: t.pop("encoder.conv_in.bias"), "missing: encoder.conv_in.bias"),
         (lambda t: t.pop(NAME), f"missing: {NAME}"),
-        (lambda t: t.update(stray=torch.zeros(1)), "not of this network: stray"),
+        (lambda t: t.update(stray=torch.zeros(1)), "extra: stray"),
         (
             lambda t: t.update({NAME: torch.zeros(3, 2)}),
-            rf"of another shape: {NAME} \(3, 2\), wanted \(64, 32, 3, 1, 1\)",
+            rf"misshapen: {NAME} is \(3, 2\), wanted \(64, 32, 3, 1, 1\)",
         ),
-        (lambda t: t.update({NAME: t[NAME].half()}), f"{NAME} is stored in float16; .*black or NaN"),
-        (lambda t: t.update({NAME: t[NAME].long()}), f"{NAME} I64: wanted bfloat16 or float32"),
+        (lambda t: t.update({NAME: t[NAME].half()}), f"{NAME} is float16; .*NaN or black"),
+        (lambda t: t.update({NAME: t[NAME].long()}), f"{NAME} is torch.int64; want bfloat16 or float32"),
     ],
     ids=["missing", "missing, never used by pictures", "extra", "misshapen", "float16", "integers"],
 )
 def test_a_wrong_tensor_is_told_by_name(folder: Callable[..., Path], place: Place, edit: Edit, told: str) -> None:
     source = spoilt(folder(), edit)
-    with pytest.raises(QiError, match=told) as caught:
-        VaeQwen(path=source).build(place)
-    assert str(source / WEIGHTS) in str(caught.value)
+    for attempt in (lambda: VaeQwen(path=source).build(place), lambda: VaeQwen(path=source).at(source.parent)):
+        with pytest.raises(QiError, match=told) as caught:
+            attempt()
+        assert str(source / WEIGHTS) in str(caught.value)
 
 
 def test_all_that_is_wrong_is_told_at_once(folder: Callable[..., Path], place: Place) -> None:
@@ -124,35 +95,15 @@ def test_all_that_is_wrong_is_told_at_once(folder: Callable[..., Path], place: P
         for name in [name for name in tensors if name.startswith("encoder.")]:
             tensors[f"model.{name}"] = tensors.pop(name)
 
-    with pytest.raises(
-        QiError, match=r"missing: encoder\..* and \d+ more; not of this network: model\.encoder\..* more"
-    ):
+    with pytest.raises(QiError, match=r"missing: encoder\..* and \d+ more; extra: model\.encoder\..* more"):
         VaeQwen(path=spoilt(folder(), edit)).build(place)
 
 
 def test_a_damaged_or_absent_file_is_told(folder: Callable[..., Path], place: Place) -> None:
     source = folder()
     (source / WEIGHTS).write_bytes((source / WEIGHTS).read_bytes()[:5000])
-    with pytest.raises(QiError, match="damaged"):
+    with pytest.raises(QiError, match="no readable safetensors file"):
         VaeQwen(path=source).build(place)
     (source / WEIGHTS).unlink()
-    with pytest.raises(QiError, match=f"{WEIGHTS}: no such file"):
+    with pytest.raises(QiError, match=f"{WEIGHTS}: no readable safetensors file .No such file"):
         VaeQwen(path=source).build(place)
-
-
-def test_a_write_that_fails_leaves_what_was_there(
-    folder: Callable[..., Path], place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = folder()
-    ours = VaeQwen(path=source).build(place)
-    before = (source / WEIGHTS).read_bytes()
-
-    def full(tensors: object, file: Path, metadata: object) -> None:
-        file.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("qi_plugins.vae_qwen.weights.save_file", full)
-    with pytest.raises(QiError, match=r"cannot be written .*No space left"):
-        ours.save(source)
-    assert (source / WEIGHTS).read_bytes() == before
-    assert sorted(file.name for file in source.iterdir()) == ["config.json", WEIGHTS]
