@@ -55,15 +55,19 @@ class Channel:
 
     def requests(self) -> Iterator[Request]:
         """What was asked since the last call, oldest first."""
-        with os.scandir(self.folder) as entries:
-            names = sorted(entry.name for entry in entries if entry.name.endswith(".set"))
-        for name in names:
+        for name in sorted(name for name in self._names() if name.endswith(".set")):
             taken = (self.folder / name).with_suffix(".taken")
             try:
                 (self.folder / name).rename(taken)
             except FileNotFoundError:  # its asker has lost patience
                 continue
             yield Request(setting=taken.read_text(encoding="utf-8"), path=taken)
+
+    def _names(self) -> list[str]:
+        try:
+            return os.listdir(self.folder)
+        except FileNotFoundError:  # somebody tidied up; an asker makes it again
+            return []
 
     def ask(self, setting: str, patience: float) -> int:
         """The asker's side: the step at which the change takes effect. Raises QiError if refused or unanswered."""

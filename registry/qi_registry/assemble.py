@@ -28,16 +28,17 @@ def assemble(recipe: Recipe, folder: Path) -> Run:
 
     ``folder`` exists. Raises QiError where a part doesn't fit the world or the checkpoint.
     """
+    from qi_core.live import Channel
+
+    Channel(folder).open()  # before anything slow: what is asked from now on is answered when the loop begins
     import torch
     from attrs import evolve
 
     from qi_core import checkpoint
     from qi_core.chores import refuse_preview
-    from qi_core.live import Channel
     from qi_core.optimizer import Ema
     from qi_core.run import Evaluating, Run
 
-    Channel(folder).open()  # at once: what is asked from now on is answered when the loop begins
     store = recipe.store.build(folder)
     saved = None if store.latest() is None else store.load()
     loads = saved is not None or recipe.init != ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 import threading
 from pathlib import Path
 from typing import TextIO
@@ -58,6 +59,8 @@ def test_a_request_that_vanishes_is_passed_over(tmp_path: Path) -> None:
     assert next(requests).setting == "1.set"
     (channel.folder / "2.set").unlink()
     assert [request.setting for request in requests] == ["3.set"]
+    shutil.rmtree(channel.folder)
+    assert list(channel.requests()) == []
 
 
 def test_a_request_that_was_taken_is_never_told_to_have_changed_nothing(
