@@ -6,6 +6,8 @@ from typing import Literal, TypeAlias
 
 from attrs import Attribute, field, frozen, validators
 
+from qi_core.errors import QiError
+
 Shift: TypeAlias = Literal["none", "qwen-image"] | float
 """How times are moved toward noise: not at all, as the released scheduler does by number of image tokens, or by a
 fixed factor on the odds of sigma."""
@@ -15,6 +17,12 @@ def above_zero(_: object, attribute: Attribute[Shift], value: Shift) -> None:
     """Validator of a field of type ``Shift``: a factor must be above 0."""
     if not isinstance(value, str) and not value > 0:
         raise ValueError(f"'{attribute.name}' must be > 0: {value}")
+
+
+def _seed(_: object, attribute: Attribute[int], value: int) -> None:
+    # What torch's generators take. A QiError, since --seed of qi sample comes here without a recipe's reader.
+    if not 0 <= value < 2**63:
+        raise QiError(f"{attribute.name}: {value}; wanted 0 to 2**63 - 1")
 
 
 @frozen(kw_only=True)
@@ -43,7 +51,7 @@ class Train:
     """Gradient norm above which gradients are scaled down; 0: never."""
     ema: float = field(default=0.999, validator=[validators.ge(0), validators.lt(1)])
     """Decay of the averaged weights that previews and exports use; 0: none are kept."""
-    seed: int = field(default=0, validator=[validators.ge(0), validators.lt(2**63)])
+    seed: int = field(default=0, validator=_seed)
     """Decides weights, order of data, noise and times."""
     save_every: int = field(default=500, validator=validators.ge(0))
     """Steps between checkpoints; 0: only at the end."""

@@ -153,6 +153,7 @@ def test_an_import_that_fails_leaves_no_run(tmp_path: Path, monkeypatch: pytest.
         ("run", "small.toml", "--folder", "small.toml/x"),
         ("run", "small.toml", "--folder", "x" * 300),
         ("run", "small.toml", "--set", "train.seed=100000000000000000000"),
+        ("run", "small.toml", "--set", "train.seed=-1"),
         ("schema", "-o", "nowhere/schema.json"),
     ],
 )
@@ -165,6 +166,12 @@ def test_what_the_system_refuses_is_one_line(
     told = capsys.readouterr().err
     assert len(told.splitlines()) == 1
     assert words[-1].partition("=")[0] in told
+
+
+def test_a_seed_out_of_range_is_one_line_for_a_picture_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    here("run", write_recipe(tmp_path), "--folder", tmp_path / "run", *FEW)
+    here("sample", tmp_path / "run", "x", "--seed", "-1", "-o", tmp_path / "x.png", code=2)
+    assert capsys.readouterr().err == "seed: -1; wanted 0 to 2**63 - 1\n"
 
 
 def test_what_the_source_skips_when_it_is_opened_is_told_at_the_start(tmp_path: Path) -> None:
