@@ -7,6 +7,7 @@ target tokens, D width, H heads, E channels of a head, C features of a text toke
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,13 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), EPS)
+
+
+class HeadNorm(RMSNorm):
+    """The same for each head's channels, then their rotation."""
+
+    def forward(self, x_SHE: Tensor, turns_S1P: Tensor) -> Tensor:  # type: ignore[override]
+        return norm_rotate(x_SHE, self.weight, turns_S1P)
 
 
 class GELU(nn.Module):
@@ -100,8 +108,8 @@ class JointAttention(nn.Module):
         self.add_q_proj, self.add_k_proj, self.add_v_proj = (nn.Linear(width, width) for _ in range(3))
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
         self.to_add_out = nn.Linear(width, width)
-        self.norm_q, self.norm_k = RMSNorm(width // heads), RMSNorm(width // heads)
-        self.norm_added_q, self.norm_added_k = RMSNorm(width // heads), RMSNorm(width // heads)
+        self.norm_q, self.norm_k = HeadNorm(width // heads), HeadNorm(width // heads)
+        self.norm_added_q, self.norm_added_k = HeadNorm(width // heads), HeadNorm(width // heads)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.view(len(x), self.heads, -1)
@@ -110,8 +118,8 @@ class JointAttention(nn.Module):
         """Both streams -> both streams."""
         txt_q, img_q = self._heads(self.add_q_proj(txt_LD)), self._heads(self.to_q(img_ND))
         q = layout.join(
-            norm_rotate(txt_q, self.norm_added_q.weight, layout.text_turns),
-            norm_rotate(img_q, self.norm_q.weight, layout.image_turns),
+            self.norm_added_q(txt_q, layout.text_turns),
+            self.norm_q(img_q, layout.image_turns),
         )
         k, v = self._keys(img_ND, txt_LD, layout)
         out = attention(q, k, v, layout.joint)
@@ -121,7 +129,7 @@ class JointAttention(nn.Module):
     def last(self, img_ND: Tensor, txt_LD: Tensor, layout: Layout) -> Tensor:
         """Both streams -> the targets, which are all that is used after the last block."""
         asking_MD = img_ND if layout.targets is None else img_ND.index_select(0, layout.targets)
-        q = norm_rotate(self._heads(self.to_q(asking_MD)), self.norm_q.weight, layout.target_turns)
+        q = self.norm_q(self._heads(self.to_q(asking_MD)), layout.target_turns)
         k, v = self._keys(img_ND, txt_LD, layout)
         out: Tensor = self.to_out[0](attention(q, k, v, layout.final))
         return out
@@ -129,8 +137,8 @@ class JointAttention(nn.Module):
     def _keys(self, img_ND: Tensor, txt_LD: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         txt_k, img_k = self._heads(self.add_k_proj(txt_LD)), self._heads(self.to_k(img_ND))
         k = layout.join(
-            norm_rotate(txt_k, self.norm_added_k.weight, layout.text_turns),
-            norm_rotate(img_k, self.norm_k.weight, layout.image_turns),
+            self.norm_added_k(txt_k, layout.text_turns),
+            self.norm_k(img_k, layout.image_turns),
         )
         return k, self._heads(layout.join(self.add_v_proj(txt_LD), self.to_v(img_ND)))
 
@@ -152,6 +160,14 @@ class Block(nn.Module):
         if last:
             for dead in (self.attn.to_add_out, self.attn.add_q_proj, self.attn.norm_added_q, self.txt_mlp):
                 dead.requires_grad_(False)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the parts that see nothing of a batch but its number of tokens: norms of heads with their rotation,
+        and MLPs. The rest goes by the lengths of its samples: every batch of captions would compile it anew."""
+        attn = self.attn
+        norms = (attn.norm_q, attn.norm_k, attn.norm_added_q, attn.norm_added_k)
+        for part in (*norms, self.img_mlp, self.txt_mlp):
+            part.compile(*args, **kwargs)
 
     def forward(self, img_ND: Tensor, txt_LD: Tensor, temb_KD: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """``temb_KD``: time embeddings; with zero_cond_t the second half of its rows is that of clean pictures."""

@@ -27,7 +27,7 @@ class Single:
     """``fp32`` (on a GPU without TF32, which keeps ten bits of 23), ``bf16`` (autocast: matrix products in bfloat16),
     or ``auto``: bf16 on a GPU that has it, else fp32."""
     compile: bool = False
-    """Compile the repeated blocks with torch.compile: slower to start, quicker to run."""
+    """Compile the repeated blocks with torch.compile, or what they say can be: slower to start, quicker to run."""
     threads: int = field(default=0, validator=validators.ge(0))
     """CPU threads of one operation; 0 leaves torch's choice."""
 

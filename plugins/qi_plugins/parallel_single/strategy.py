@@ -41,8 +41,8 @@ class LiveSingle:
     def place(self, model: DenoiserModule) -> DenoiserModule:
         """On the device, trained weights in float32, blocks compiled one by one.
 
-        Blocks are compiled in place: the names of parameters stay, one compilation serves all blocks, and what runs
-        around them (packing, masks) stays ordinary Python.
+        Blocks are compiled in place by their own ``compile``: the names of parameters stay, one compilation serves all
+        blocks, and a block may leave out what goes by the lengths of a batch's samples.
         """
         model.to(self.device)
         for parameter in model.parameters():

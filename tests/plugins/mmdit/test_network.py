@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 import pytest
 import torch
 from attrs import evolve
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from qi_core import Condition, Latents, Place, QiError
 from qi_plugins.mmdit.component import MMDiT
@@ -147,6 +148,37 @@ def test_a_run_of_new_shapes_does_not_fill_the_memory(place: Place) -> None:
     assert list(kept._things) == [10, 12]
     kept.get(99, lambda: 99)
     assert list(kept._things) == [99], "the last stays, however large"
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # the tracer's own
+@pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
+def test_batches_of_other_lengths_are_not_compiled_anew(place: Place, autocast: bool) -> None:
+    torch.compiler.reset()
+    network = shaken(SMALL.build(place, WIDTH, TEXT))
+    graphs = CompileCounterWithBackend("aot_eager")
+    plain = [drawn(network, i, autocast=autocast) for i in range(8)]
+    for block in network.get_submodule(network.sharding().blocks).children():
+        block.compile(backend=graphs)
+    counts = []
+    for i, wanted in enumerate(plain):
+        found = drawn(network, i, autocast=autocast)
+        torch.testing.assert_close(found, wanted, rtol=0.02 if autocast else 1e-4, atol=0.02 if autocast else 1e-5)
+        counts.append(graphs.frame_count)
+    assert 0 < counts[2] == counts[-1]
+
+
+def drawn(network: MMDiTNetwork, i: int, *, autocast: bool) -> torch.Tensor:
+    """A batch that no other i gives, and through its gradients too; of these, one."""
+    references = [((1, 2, 2),) * (i % 3), ()]
+    cases = [Case(target=(1, 2 + i, 3), text=4 + 3 * i + j, references=references[j]) for j in range(1 + i % 2)]
+    inputs = Inputs.of(*cases)
+    network.zero_grad()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        out = network.velocity(inputs.latents, inputs.t, inputs.condition).tokens
+    out.square().mean().backward()
+    grad = network.img_in.weight.grad
+    assert grad is not None
+    return torch.cat([out.detach(), grad])
 
 
 def test_nothing_of_a_sample_reaches_another(place: Place) -> None:
