@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qi_core import QiError
-from qi_plugins.mmdit.attention import attention, plan_in_order, plan_table
+from qi_plugins.mmdit.attention import attention, can_varlen, plan_in_order, plan_table
 
 CPU = torch.device("cpu")
 HEADS, CHANNELS = 2, 8
@@ -85,3 +85,25 @@ def test_a_kernel_that_cannot_be_had_is_told(dtype: torch.dtype, table: bool) ->
     q, k, v = torch.randn(3, 5, HEADS, CHANNELS).to(dtype)
     with pytest.raises(QiError, match=r'"varlen": not for torch.*head_dim 8 on cpu; .* use "auto" or "sdpa"'):
         attention(q, k, v, plan)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "head_dim", "capability", "works"),
+    [
+        ("cuda", torch.bfloat16, 128, (8, 0), True),
+        ("cuda", torch.bfloat16, 128, (7, 5), False),
+        ("cuda", torch.bfloat16, 12, (9, 0), False),
+        ("cuda", torch.float32, 128, (9, 0), False),
+        ("cpu", torch.bfloat16, 128, (9, 0), False),
+    ],
+)
+def test_where_the_kernel_for_lengths_works(
+    device: str,
+    dtype: torch.dtype,
+    head_dim: int,
+    capability: tuple[int, int],
+    works: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert can_varlen(torch.device(device), dtype, head_dim) is works
