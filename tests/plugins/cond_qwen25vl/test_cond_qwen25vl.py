@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from support.tiny_qwen import EDIT as EDIT_TEXT
-from support.tiny_qwen import TEXT_TO_IMAGE as DRAW_TEXT
-from support.tiny_qwen import WIDTH, make_text_encoder
 
 from qi_core import Place, QiError
 from qi_plugins.cond_qwen25vl.component import Qwen25VL
+from support.tiny_qwen import EDIT as EDIT_TEXT
+from support.tiny_qwen import TEXT_TO_IMAGE as DRAW_TEXT
+from support.tiny_qwen import WIDTH, make_text_encoder
 
 PROMPTS = (
     "a red cat",
