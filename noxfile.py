@@ -6,6 +6,7 @@ rest run in the environment that nox itself is in.
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -49,11 +50,10 @@ def recipes(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """The whole suite against the built wheel; arguments go to pytest."""
-    folder = Path(session.create_tmp())
-    for old in folder.glob("*.whl"):
-        old.unlink()
+    folder = Path(session.cache_dir) / "wheel"
+    shutil.rmtree(folder, ignore_errors=True)
     session.run("pip", "wheel", "-q", "--no-deps", "-w", str(folder), ".", silent=True)
-    wheel = str(next(folder.glob("qi-*.whl")))
+    wheel = str(next(folder.glob("qi-*.whl")).resolve())
     session.install("-q", "-c", "constraints.txt", f"{wheel}[test]")
     session.install("-q", "--no-deps", "--force-reinstall", wheel)
     session.run("pytest", "-q", *(session.posargs or ["-n", "2", "--durations", "10"]), env={"OMP_NUM_THREADS": "1"})
