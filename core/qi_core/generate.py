@@ -24,7 +24,8 @@ TOKENS = 16384
 
 @frozen(kw_only=True, eq=False)
 class Painter:
-    """Draws pictures. Picture i of a call depends on the seed and i alone, not on what is drawn beside it."""
+    """Draws pictures. Picture i of a call depends on the seed and i alone, not on what is drawn beside it,
+    as long as the sampler draws no noise of its own on the way."""
 
     model: DenoiserModule
     encoders: Encoders

@@ -7,23 +7,13 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from qi_core import Condition, Guidance, Latents, flow
-
-RELEASED = {
-    "shift": 1.0,
-    "use_dynamic_shifting": True,
-    "base_shift": 0.5,
-    "max_shift": 0.9,
-    "base_image_seq_len": 256,
-    "max_image_seq_len": 8192,
-    "shift_terminal": 0.02,
-    "time_shift_type": "exponential",
-}
+from support.tiny_pipeline import SCHEDULER
 
 
 @pytest.mark.parametrize("steps", [2, 4, 50])
 @pytest.mark.parametrize("tokens", [256, 4096, 6889])
 def test_the_time_grid_is_the_released_schedulers(steps: int, tokens: int) -> None:
-    scheduler = FlowMatchEulerDiscreteScheduler(**RELEASED)
+    scheduler = FlowMatchEulerDiscreteScheduler(**SCHEDULER)
     sigmas = torch.linspace(1, 1 / steps, steps).tolist()
     scheduler.set_timesteps(sigmas=sigmas, mu=flow.released_mu(tokens))
     ours = flow.time_grid(steps, [tokens], "qwen-image")[:, 0]
