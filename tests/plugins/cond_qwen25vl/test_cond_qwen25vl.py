@@ -179,7 +179,8 @@ def test_a_batch_equals_its_samples_one_by_one(checkpoint: Path) -> None:
     alone = Qwen25VL(path=checkpoint, batch=1).build(place())
     singles = [alone.encode([p], [r]) for p, r in zip(prompts, references, strict=True)]
     assert together.lengths == tuple(single.lengths[0] for single in singles)
-    torch.testing.assert_close(together.text, torch.cat([s.text for s in singles]), atol=1e-5, rtol=0)
+    apart = torch.cat([s.text for s in singles])
+    assert (together.text - apart).abs().max() <= 1e-6 * apart.abs().max(), "but for the rounding of float32"
 
 
 def test_bfloat16_is_near_float32(checkpoint: Path, conditioner: Any) -> None:
