@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 from qi_core.errors import QiError
 from qi_core.run import Run
 from qi_core.store import Checkpoint
 from qi_core.tracker import Change
 from qi_core.weights import load_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def take(run: Run) -> Checkpoint:
@@ -26,6 +32,12 @@ def take(run: Run) -> Checkpoint:
         },
         recipe=run.recipe,
     )
+
+
+def first(weights: Mapping[str, Tensor], recipe: str) -> Checkpoint:
+    """Step 0 of a run whose weights come from elsewhere."""
+    state = {"source": {}, "optimizer": {}, "ema_updates": 0, "skipped_updates": 0, "events": []}
+    return Checkpoint(step=0, tensors={"model": weights}, state=state, recipe=recipe)
 
 
 def give_back(run: Run, checkpoint: Checkpoint) -> None:

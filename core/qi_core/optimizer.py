@@ -97,7 +97,7 @@ class Ema:
         from qi_core.weights import refuse_mismatch
 
         taken_as_it_is = self._model.state_dict().keys() - set(self._names)
-        found = {name: form.shape for name, form in forms(tensors).items() if name not in taken_as_it_is}
+        found = {name: form for name, form in forms(tensors).items() if name not in taken_as_it_is}
         wanted = {name: average.shape for name, average in zip(self._names, self._average, strict=True)}
         refuse_mismatch(wanted, found, "averaged weights", "they are of another model")
         for name, average in zip(self._names, self._average, strict=True):

@@ -24,16 +24,14 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def refuse_mismatch(
-    wanted: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]], where: str, advice: str
-) -> None:
+def refuse_mismatch(wanted: Mapping[str, Sequence[int]], found: Mapping[str, Form], where: str, advice: str) -> None:
     """Compare names and shapes. Raises QiError naming what is missing, extra or misshapen."""
     missing = [name for name in wanted if name not in found]
     extra = [name for name in found if name not in wanted]
     misshapen = [
-        f"{name} is {tuple(found[name])}, wanted {tuple(shape)}"
+        f"{name} is {found[name].shape}, wanted {tuple(shape)}"
         for name, shape in wanted.items()
-        if name in found and tuple(found[name]) != tuple(shape)
+        if name in found and found[name].shape != tuple(shape)
     ]
     told = [
         f"{what}: {_some(names)}"
@@ -62,8 +60,7 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str, a
     from qi_core.tensorfiles import forms
 
     own = module.state_dict()
-    found = {name: form.shape for name, form in forms(tensors).items()}
-    refuse_mismatch({name: tensor.shape for name, tensor in own.items()}, found, where, advice)
+    refuse_mismatch({name: tensor.shape for name, tensor in own.items()}, forms(tensors), where, advice)
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])

@@ -69,7 +69,7 @@ def write_pipeline(
     known = forms(tensors)
     refuse_mismatch(
         names_and_shapes(arch),
-        {name: form.shape for name, form in known.items()},
+        known,
         "the checkpoint",
         "it is of another architecture than the recipe beside it",
     )

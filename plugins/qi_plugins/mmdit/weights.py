@@ -112,8 +112,9 @@ def read_weights(folder: Path, wanted: Mapping[str, tuple[int, ...]]) -> StoredT
     Raises QiError that names what is missing, extra, misshapen or of a dtype that cannot be used.
     """
     tensors = StoredTensors(_files(folder))
-    found = {name: form.shape for name, form in tensors.forms.items()}
-    refuse_mismatch(wanted, found, str(folder), "config.json and weights must be of one model: fetch both again")
+    refuse_mismatch(
+        wanted, tensors.forms, str(folder), "config.json and weights must be of one model: fetch both again"
+    )
     refuse_unusable(tensors.forms, str(folder))
     return tensors
 

@@ -63,8 +63,9 @@ def read_weights(config: VaeConfig, folder: Path) -> StoredTensors:
     """
     file = folder / WEIGHTS
     stored = StoredTensors([file])
-    found = {name: form.shape for name, form in stored.forms.items()}
-    refuse_mismatch(file_shapes(_blank(config)), found, str(file), f"want the weights of the {CONFIG} beside them")
+    refuse_mismatch(
+        file_shapes(_blank(config)), stored.forms, str(file), f"want the weights of the {CONFIG} beside them"
+    )
     refuse_unusable(stored.forms, str(file))
     return stored
 

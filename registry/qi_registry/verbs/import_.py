@@ -25,10 +25,10 @@ class Import:
     def run(self, args: Namespace) -> int:
         from attrs import evolve
 
+        from qi_core import checkpoint
         from qi_core.errors import QiError
         from qi_core.files import locked
         from qi_core.release import ReleasedDenoiser
-        from qi_core.store import Checkpoint
         from qi_registry import runs
         from qi_registry.reader import read
         from qi_registry.recipe import to_toml
@@ -54,10 +54,7 @@ class Import:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder, "a run"):
             runs.refuse_foreign(folder)
-            state = {"source": {}, "optimizer": {}, "ema_updates": 0, "skipped_updates": 0, "events": []}
-            path = recipe.store.build(folder).save(
-                Checkpoint(step=0, tensors={"model": tensors}, state=state, recipe=to_toml(recipe))
-            )
+            path = recipe.store.build(folder).save(checkpoint.first(tensors, to_toml(recipe)))
             runs.keep(recipe, folder)  # last: a run without its weights would begin from chance
         print(f"{path}: {len(tensors)} tensors; train it with: qi run {folder}")
         return 0
