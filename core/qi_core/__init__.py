@@ -9,14 +9,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qi_core.adapter import Adapter as Adapter
+    from qi_core.adapter import AdapterComponent as AdapterComponent
     from qi_core.command import Command as Command
     from qi_core.data import Batch as Batch
     from qi_core.data import Condition as Condition
     from qi_core.data import Examples as Examples
     from qi_core.data import Grid as Grid
     from qi_core.data import Latents as Latents
+    from qi_core.data import Pair as Pair
+    from qi_core.data import Pairs as Pairs
     from qi_core.data import Sample as Sample
     from qi_core.data import Samples as Samples
+    from qi_core.data import StoredError as StoredError
     from qi_core.denoiser import Denoiser as Denoiser
     from qi_core.denoiser import DenoiserComponent as DenoiserComponent
     from qi_core.denoiser import DenoiserModule as DenoiserModule
@@ -29,25 +34,46 @@ if TYPE_CHECKING:
     from qi_core.errors import RecipeError as RecipeError
     from qi_core.evaluation import Evaluation as Evaluation
     from qi_core.evaluation import EvaluationComponent as EvaluationComponent
+    from qi_core.evaluation import Validation as Validation
     from qi_core.generate import Painter as Painter
     from qi_core.hooks import hookimpl as hookimpl
+    from qi_core.models import Models as Models
     from qi_core.objective import Loss as Loss
     from qi_core.objective import Mean as Mean
     from qi_core.objective import Objective as Objective
-    from qi_core.optimizer import Ema as Ema
     from qi_core.optimizer import Optimizer as Optimizer
     from qi_core.optimizer import OptimizerComponent as OptimizerComponent
     from qi_core.parallel import ParallelComponent as ParallelComponent
     from qi_core.parallel import Strategy as Strategy
     from qi_core.place import Component as Component
     from qi_core.place import Place as Place
+    from qi_core.reward import Candidate as Candidate
+    from qi_core.reward import Reward as Reward
+    from qi_core.reward import RewardComponent as RewardComponent
+    from qi_core.reward import Scores as Scores
+    from qi_core.rollouts import NoisyStep as NoisyStep
+    from qi_core.rollouts import Rollout as Rollout
+    from qi_core.rollouts import Rollouts as Rollouts
+    from qi_core.sampler import Record as Record
     from qi_core.sampler import Sampler as Sampler
+    from qi_core.sampler import Step as Step
+    from qi_core.sampler import StochasticSampler as StochasticSampler
+    from qi_core.sampler import Transition as Transition
     from qi_core.settings import Guidance as Guidance
     from qi_core.settings import Preview as Preview
     from qi_core.settings import Shift as Shift
     from qi_core.settings import Train as Train
+    from qi_core.shadow import Average as Average
+    from qi_core.shadow import Fixed as Fixed
+    from qi_core.shadow import Ramp as Ramp
+    from qi_core.shadow import Refreshed as Refreshed
+    from qi_core.shadow import Rule as Rule
+    from qi_core.shadow import Shadow as Shadow
+    from qi_core.shadow import Shadowed as Shadowed
+    from qi_core.source import OnPolicy as OnPolicy
     from qi_core.source import Source as Source
     from qi_core.source import SourceComponent as SourceComponent
+    from qi_core.stochastic import Window as Window
     from qi_core.store import Checkpoint as Checkpoint
     from qi_core.store import Store as Store
     from qi_core.store import StoreComponent as StoreComponent
@@ -62,22 +88,28 @@ if TYPE_CHECKING:
     from qi_core.tracker import TrackerComponent as TrackerComponent
 
 _HOME = {
+    "adapter": ("Adapter", "AdapterComponent"),
     "command": ("Command",),
-    "data": ("Batch", "Condition", "Examples", "Grid", "Latents", "Sample", "Samples"),
+    "data": ("Batch", "Condition", "Examples", "Grid", "Latents", "Pair", "Pairs", "Sample", "Samples", "StoredError"),
     "denoiser": ("Denoiser", "DenoiserComponent", "DenoiserModule", "Sharding"),
     "dice": ("Dice",),
     "encoder": ("Autoencoder", "Conditioner", "Encoders"),
     "errors": ("QiError", "RecipeError"),
-    "evaluation": ("Evaluation", "EvaluationComponent"),
+    "evaluation": ("Evaluation", "EvaluationComponent", "Validation"),
     "generate": ("Painter",),
     "hooks": ("hookimpl",),
+    "models": ("Models",),
     "objective": ("Loss", "Mean", "Objective"),
-    "optimizer": ("Ema", "Optimizer", "OptimizerComponent"),
+    "optimizer": ("Optimizer", "OptimizerComponent"),
     "parallel": ("ParallelComponent", "Strategy"),
     "place": ("Component", "Place"),
-    "sampler": ("Sampler",),
+    "reward": ("Candidate", "Reward", "RewardComponent", "Scores"),
+    "rollouts": ("NoisyStep", "Rollout", "Rollouts"),
+    "sampler": ("Record", "Sampler", "Step", "StochasticSampler", "Transition"),
     "settings": ("Guidance", "Preview", "Shift", "Train"),
-    "source": ("Source", "SourceComponent"),
+    "shadow": ("Average", "Fixed", "Ramp", "Refreshed", "Rule", "Shadow", "Shadowed"),
+    "source": ("OnPolicy", "Source", "SourceComponent"),
+    "stochastic": ("Window",),
     "store": ("Checkpoint", "Store", "StoreComponent"),
     "tracker": (
         "Change", "Ended", "Evaluated", "Picture", "Saved", "Start", "StepDone", "Tracker", "TrackerComponent",

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from qi_core.errors import QiError
-from qi_core.run import Run
+from qi_core.run import EMA, Run
+from qi_core.source import OnPolicy
 from qi_core.store import Checkpoint
 from qi_core.tracker import Change
 from qi_core.weights import load_weights
@@ -16,27 +17,41 @@ if TYPE_CHECKING:
 
 
 def take(run: Run) -> Checkpoint:
-    """Everything the run needs to go on. Random numbers need no state: they follow from seed, step and slot."""
-    tensors = {"model": dict(run.model.state_dict()), "optimizer": run.optimizer.tensors()}
-    if run.ema:
-        tensors["ema"] = run.ema.tensors()
+    """Everything the run needs to go on. Random numbers need no state: they follow from seed, step and slot.
+
+    Beside an adapter the frozen denoiser is left out: it is kept once for the whole run.
+    """
+    kept = kept_names(run)
+    weights = {"model": run.model.state_dict(), **{name: shadow.tensors() for name, shadow in run.shadows.items()}}
+    tensors = {group: {name: all_of[name] for name in kept} for group, all_of in weights.items()}
+    tensors["optimizer"] = run.optimizer.tensors()
+    if isinstance(run.source, OnPolicy):
+        tensors["source"] = dict(run.source.tensors())
     return Checkpoint(
         step=run.step,
         tensors=tensors,
         state={
             "source": run.position,
             "optimizer": run.optimizer.state(),
-            "ema_updates": run.ema.updates if run.ema else 0,
+            "updates": {name: shadow.updates for name, shadow in run.shadows.items()},
             "skipped_updates": run.skipped_updates,
+            "norms": run.norms,
             "events": [{"step": change.step, "setting": change.setting} for change in run.ledger.read()],
         },
         recipe=run.recipe,
     )
 
 
+def kept_names(run: Run) -> list[str]:
+    """The weights that checkpoints hold: all of them, or beside an adapter those that are trained."""
+    if run.adapter is None:
+        return list(run.model.state_dict())
+    return [name for name, parameter in run.model.named_parameters() if parameter.requires_grad]
+
+
 def first(weights: Mapping[str, Tensor], recipe: str) -> Checkpoint:
     """Step 0 of a run whose weights come from elsewhere."""
-    state = {"source": {}, "optimizer": {}, "ema_updates": 0, "skipped_updates": 0, "events": []}
+    state = {"source": {}, "optimizer": {}, "updates": {}, "skipped_updates": 0, "norms": [], "events": []}
     return Checkpoint(step=0, tensors={"model": weights}, state=state, recipe=recipe)
 
 
@@ -48,17 +63,21 @@ def give_back(run: Run, checkpoint: Checkpoint) -> None:
         checkpoint.tensors["model"],
         where,
         "it is a checkpoint of another architecture: use the recipe it was made with, another --folder, or --fresh",
+        names=kept_names(run),
     )
     if checkpoint.step:
         run.optimizer.load(checkpoint.tensors.get("optimizer", {}), checkpoint.state["optimizer"])
         run.source.load_state_dict(checkpoint.state["source"])
         run.position = checkpoint.state["source"]
-    if run.ema:
-        if "ema" not in checkpoint.tensors and checkpoint.step:
-            raise QiError(f"{where}: no averaged weights in it; the recipe asks for some; set train.ema = 0")
-        run.ema.load(checkpoint.tensors.get("ema", checkpoint.tensors["model"]), checkpoint.state["ema_updates"])
+        if isinstance(run.source, OnPolicy):
+            run.source.load_tensors(checkpoint.tensors.get("source", {}))
+    for name, shadow in run.shadows.items():
+        if name not in checkpoint.tensors and checkpoint.step:
+            advice = "set train.ema = 0" if name == EMA else "begin another run from it with init"
+            raise QiError(f"{where}: no weights called {name!r} in it; the recipe asks for some; {advice}")
+        shadow.load(checkpoint.tensors.get(name, checkpoint.tensors["model"]), checkpoint.state["updates"].get(name, 0))
     run.step = checkpoint.step
-    run.skipped_updates = checkpoint.state["skipped_updates"]
+    run.skipped_updates, run.norms = checkpoint.state["skipped_updates"], list(checkpoint.state["norms"])
     if not run.ledger.path.exists():  # the checkpoint was copied here alone: it brings its events along
         for event in checkpoint.state["events"]:
             run.ledger.append(Change(step=event["step"], setting=event["setting"]))

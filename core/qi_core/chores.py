@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import time
+from typing import Any
+
+import torch
 
 from qi_core import checkpoint
+from qi_core.dice import Dice
 from qi_core.encoder import Encoders
 from qi_core.errors import QiError
+from qi_core.evaluation import Validation
+from qi_core.objective import Loss
 from qi_core.run import Run
 from qi_core.settings import Preview
 from qi_core.tracker import Change, Evaluated, Picture, Saved
@@ -73,10 +79,37 @@ def preview(run: Run, last: bool) -> None:
 def evaluate(run: Run, last: bool) -> None:
     """Every evaluation that is due."""
     for item in run.evaluations:
-        if due(item.every, run.step, last):
+        if not due(item.every, run.step, last):
+            continue
+        if isinstance(item.evaluation, Validation):
+            found = item.evaluation.validate(lambda batch, dice: objective_loss(run, batch, dice), run.step)
+        else:
             with run.painter() as painter:
                 found = item.evaluation.evaluate(painter, run.step)
-            _publish(run, found)
+        _publish(run, found)
+
+
+@torch.no_grad()
+def objective_loss(run: Run, batch: Any, dice: Dice) -> Loss:
+    """What the run's objective says of a batch that is not trained on."""
+    training = run.model.training
+    run.model.eval()
+    try:
+        with run.strategy.autocast():
+            return run.objective.loss(run.model, run.objective.prepare(batch, run.models, dice), dice)
+    finally:
+        run.model.train(training)
+
+
+def refuse_validation(run: Run) -> None:
+    """Raises QiError if an evaluation has data that the objective does not take."""
+    for item in run.evaluations:
+        asked = item.evaluation
+        if isinstance(asked, Validation) and not issubclass(asked.gives, run.objective.takes):
+            raise QiError(
+                f"evaluation: {type(asked).__name__} asks about {asked.gives.__name__}, but the objective takes "
+                f"{run.objective.takes.__name__}; give it another source"
+            )
 
 
 def _publish(run: Run, found: Evaluated) -> None:

@@ -164,6 +164,8 @@ class Sample:
     """Pictures to edit, each (3, H, W) uint8 of its own size."""
     text: str = ""
     """The string drawn in the picture, where the source knows it."""
+    category: str = ""
+    """Where it stands in a hierarchy of categories (``people/portrait``), where the source knows it."""
 
 
 @runtime_checkable
@@ -177,8 +179,14 @@ class Batch(Protocol):
         ...
 
 
-def _all_slots(samples: Samples) -> tuple[int, ...]:
-    return tuple(range(len(samples.items)))
+def _all_slots(batch: Samples | Pairs) -> tuple[int, ...]:
+    return tuple(range(len(batch.items)))
+
+
+def pieces(count: int, parts: int) -> list[slice]:
+    """At most ``parts`` stretches of about equal length that cover ``count`` items; none where there are no items."""
+    size = max(-(-count // parts), 1)
+    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 @frozen(kw_only=True, eq=False)
@@ -199,11 +207,7 @@ class Samples:
         return iter(self.items)
 
     def split(self, parts: int) -> list[Samples]:
-        size = -(-len(self.items) // parts)
-        return [
-            Samples(items=self.items[i : i + size], slots=self.slots[i : i + size])
-            for i in range(0, len(self.items), size)
-        ]
+        return [Samples(items=self.items[own], slots=self.slots[own]) for own in pieces(len(self.items), parts)]
 
 
 @frozen(kw_only=True, eq=False)
@@ -219,3 +223,46 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.slots)
+
+
+@frozen(kw_only=True)
+class StoredError:
+    """How far a reference model was off on both pictures of a pair, at one time and with one noise."""
+
+    seed: int
+    """Decides time and noise."""
+    winner: float
+    """|v_ref(x_t) - v|^2, the mean over the picture's values."""
+    loser: float
+
+
+@frozen(kw_only=True, eq=False)
+class Pair:
+    """Two pictures for one prompt, one of them preferred."""
+
+    key: str
+    prompt: str
+    winner: Tensor | Latents
+    """(3, H, W) uint8, or a picture that is encoded already (one sample). Both have the same size."""
+    loser: Tensor | Latents
+    references: tuple[Tensor, ...] = ()
+    """Pictures that were to be edited, each (3, H, W) uint8."""
+    stored: tuple[StoredError, ...] = ()
+    """Errors of a reference model that were computed beforehand."""
+
+
+@frozen(kw_only=True, eq=False)
+class Pairs:
+    """A batch of preferences, with the place of each in the global batch of its step."""
+
+    items: tuple[Pair, ...]
+    slots: tuple[int, ...] = field(default=Factory(_all_slots, takes_self=True))
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[Pair]:
+        return iter(self.items)
+
+    def split(self, parts: int) -> list[Pairs]:
+        return [Pairs(items=self.items[own], slots=self.slots[own]) for own in pieces(len(self.items), parts)]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from qi_core.dice import Dice
     from qi_core.generate import Painter
+    from qi_core.objective import Loss
     from qi_core.place import Place
     from qi_core.tracker import Evaluated
 
@@ -18,6 +21,18 @@ class Evaluation(Protocol):
         ...
 
 
+@runtime_checkable
+class Validation(Protocol):
+    """A live evaluation that asks the run's own objective about data that is not trained on."""
+
+    gives: type
+    """The type of batch that it asks about; it must be what the objective takes."""
+
+    def validate(self, loss: Callable[[Any, Dice], Loss], step: int) -> Evaluated:
+        """``loss``: what the objective says of a batch, without gradients, with the weights that are being trained."""
+        ...
+
+
 class EvaluationComponent(Protocol):
     """The settings of an evaluation."""
 
@@ -26,4 +41,4 @@ class EvaluationComponent(Protocol):
         """Steps between two; 0: only at the end. A field of the class."""
         ...
 
-    def build(self, place: Place) -> Evaluation: ...
+    def build(self, place: Place) -> Evaluation | Validation: ...

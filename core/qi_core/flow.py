@@ -46,6 +46,33 @@ def noise_estimate(x: Tensor, velocity: Tensor, t: Tensor) -> Tensor:
     return x - t * velocity
 
 
+def score(x: Tensor, velocity: Tensor, t: Tensor) -> Tensor:
+    """grad log p_t(x) = -(x - t v) / (1 - t): minus the expected noise over its deviation. Not at t = 1."""
+    return -noise_estimate(x, velocity, t) / (1 - t)
+
+
+def log_prob(x: Latents, mean: Tensor, std: Tensor) -> Tensor:
+    """(B,) log-density of N(mean, std^2), the mean over a sample's values, as every public implementation takes it: a
+    difference of 1e-4 is 6.6 nats at 512 x 512 pixels and 44 at 1328 x 1328. 0 where std (B,) is 0."""
+    noisy = std > 0
+    safe = torch.where(noisy, std, torch.ones_like(std))
+    squares = x.sample_mean((x.tokens - mean).square())
+    value = -squares / (2 * safe.square()) - safe.log() - 0.5 * math.log(2 * math.pi)
+    return torch.where(noisy, value, torch.zeros_like(value))
+
+
+def gaussian_kl(x: Latents, mean: Tensor, other: Tensor, std: Tensor) -> Tensor:
+    """(B,) KL(N(mean, std^2) || N(other, std^2)), the mean over a sample's values; 0 where std (B,) is 0.
+
+    For the Euler-Maruyama step it is eq. 8 over the number of values, in this file's convention of time:
+    dt / 2 (g t / (2 (1 - t)) + 1 / g)^2 |v - v_ref|^2.
+    """
+    noisy = std > 0
+    safe = torch.where(noisy, std, torch.ones_like(std))
+    value = x.sample_mean((mean - other).square()) / (2 * safe.square())
+    return torch.where(noisy, value, torch.zeros_like(value))
+
+
 def released_mu(tokens: int) -> float:
     """The released scheduler's mu for a picture of so many tokens (references are not counted); not clamped."""
     return BASE_MU + (tokens - BASE_TOKENS) * (MAX_MU - BASE_MU) / (MAX_TOKENS - BASE_TOKENS)

@@ -24,8 +24,7 @@ TOKENS = 16384
 
 @frozen(kw_only=True, eq=False)
 class Painter:
-    """Draws pictures. Picture i of a call depends on the seed and i alone, not on what is drawn beside it,
-    as long as the sampler draws no noise of its own on the way."""
+    """Draws pictures. Picture i of a call depends on the seed and i alone, not on what is drawn beside it."""
 
     model: DenoiserModule
     encoders: Encoders
@@ -105,6 +104,6 @@ class Painter:
                 denoiser,
                 Latents(tokens=noise.to(device), grids=grids),
                 condition,
-                generator=dice.roll(which.start, "sampler"),
+                generators=[dice.roll(i, "sampler") for i in which],
             )
         return [image.float().cpu() for image in self.encoders.autoencoder.decode(latents, whole=whole)]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
+    from qi_core.adapter import AdapterComponent
     from qi_core.command import Command
     from qi_core.denoiser import DenoiserComponent
     from qi_core.encoder import Autoencoder, Conditioner
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from qi_core.optimizer import OptimizerComponent
     from qi_core.parallel import ParallelComponent
     from qi_core.place import Component
+    from qi_core.reward import RewardComponent
     from qi_core.sampler import Sampler
     from qi_core.source import SourceComponent
     from qi_core.store import StoreComponent
@@ -44,6 +46,11 @@ def qi_conditioners() -> Mapping[str, type[Component[Conditioner]]]:  # type: ig
 @hookspec
 def qi_denoisers() -> Mapping[str, type[DenoiserComponent]]:  # type: ignore[empty-body]
     """Networks that give the velocity."""
+
+
+@hookspec
+def qi_adapters() -> Mapping[str, type[AdapterComponent]]:  # type: ignore[empty-body]
+    """A few trained weights on top of a frozen denoiser."""
 
 
 @hookspec
@@ -84,6 +91,11 @@ def qi_trackers() -> Mapping[str, type[TrackerComponent]]:  # type: ignore[empty
 @hookspec
 def qi_evaluations() -> Mapping[str, type[EvaluationComponent]]:  # type: ignore[empty-body]
     """What is measured now and then."""
+
+
+@hookspec
+def qi_rewards() -> Mapping[str, type[RewardComponent]]:  # type: ignore[empty-body]
+    """What a picture is worth."""
 
 
 @hookspec

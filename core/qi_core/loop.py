@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import statistics
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -17,10 +18,15 @@ from qi_core.errors import QiError
 from qi_core.feed import Feed
 from qi_core.objective import Mean
 from qi_core.run import Run
+from qi_core.source import OnPolicy
 from qi_core.tracker import Ended, Start, StepDone
 
 PATIENCE = 20
-"""Updates in a row with gradients that are not finite, before the run gives up."""
+"""Updates in a row with gradients that cannot be used, before the run gives up."""
+USUAL = 50
+"""Updates over which the usual gradient norm is taken."""
+FEWEST = 10
+"""Updates before anything counts as usual."""
 
 
 def train(run: Run) -> Ended:
@@ -34,15 +40,23 @@ def train(run: Run) -> Ended:
     run.tell(
         Start(folder=run.folder, step=run.step, steps=run.train.steps, parameters=parameters, notes=tuple(run.notes))
     )
-    with Signals() as signals, Feed(run.source, run.train.batch, run.train.prefetch) as feed:
+    ahead = 0 if isinstance(run.source, OnPolicy) else run.train.prefetch
+    with Signals() as signals, Feed(run.source, run.train.batch, ahead) as feed:
         chores.changes(run)
+        if run.step == 0 and run.train.evaluate_first:
+            chores.evaluate(run, last=True)
+            chores.preview(run, last=True)
         bad = 0
         while run.step < run.train.steps and not signals.name:
+            skipped = run.skipped_updates
             done = step(run, feed)
-            bad = 0 if math.isfinite(done.grad_norm) else bad + 1
+            bad = bad + 1 if run.skipped_updates > skipped else 0
             run.tell(done)
             if bad == PATIENCE:
-                raise QiError(f"step {run.step}: gradients not finite {bad} times in a row; lower the learning rate")
+                raise QiError(
+                    f"step {run.step}: {bad} updates in a row were left out, the last with a gradient norm of "
+                    f"{done.grad_norm:.3g}; lower the learning rate, and go on from the last checkpoint"
+                )
             chores.changes(run)
             last = run.step == run.train.steps
             chores.save(run, last)  # first, for an evaluation or a preview that fails ends the run
@@ -64,7 +78,7 @@ def train(run: Run) -> Ended:
 def step(run: Run, feed: Feed) -> StepDone:
     """One update: data, encode, forward, backward, step."""
     watch = Watch()
-    dice = Dice(run.train.seed, run.step)
+    dice, models = Dice(run.train.seed, run.step), run.models
     with watch("data"):
         ready = feed.next()
         mine = run.strategy.split(ready.batch)
@@ -74,7 +88,7 @@ def step(run: Run, feed: Feed) -> StepDone:
         share = len(micro) / len(mine)
         with run.strategy.autocast():
             with watch("encode"), torch.no_grad():
-                prepared = run.objective.prepare(micro, run.encoders, dice)
+                prepared = run.objective.prepare(micro, models, dice)
             with watch("forward"):
                 loss = run.objective.loss(run.model, prepared, dice)
         with watch("backward"):
@@ -98,16 +112,23 @@ def step(run: Run, feed: Feed) -> StepDone:
 
 
 def _update(run: Run) -> float:
-    """Clip, update, average. An update whose gradients are not finite is left out and counted."""
+    """Clip, update, let the shadows follow. An update whose gradients are not finite, or far larger than is usual, is
+    left out and counted."""
     norm = run.strategy.clip(run.model.parameters(), run.train.clip)
-    if math.isfinite(norm):
-        run.optimizer.step(run.step)
-        if run.ema:
-            run.ema.update()
-    else:
+    if not math.isfinite(norm) or _is_spike(run, norm):
         run.skipped_updates += 1
         run.model.zero_grad(set_to_none=True)
+        return norm
+    run.norms = [*run.norms, norm][-USUAL:] if run.train.spike else []
+    run.optimizer.step(run.step)
+    for shadow in run.shadows.values():
+        shadow.update()
     return norm
+
+
+def _is_spike(run: Run, norm: float) -> bool:
+    usual = statistics.median(run.norms) if len(run.norms) >= FEWEST else 0.0
+    return run.train.spike > 0 and usual > 0 and norm > run.train.spike * usual
 
 
 def _means(run: Run, parts: dict[str, Mean]) -> dict[str, float]:
@@ -127,7 +148,8 @@ def summary(run: Run) -> tuple[str, ...]:
         if found.path:
             lines[-1] += f"  {found.path}"
     if run.skipped_updates:
-        lines.append(f"{run.skipped_updates} updates were left out: their gradients were not finite")
+        why = "not finite, or far larger than usual" if run.train.spike else "not finite"
+        lines.append(f"{run.skipped_updates} updates were left out: their gradients were {why}")
     return tuple(lines)
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from qi_core.denoiser import DenoiserModule
     from qi_core.dice import Dice
-    from qi_core.encoder import Encoders
+    from qi_core.models import Models
 
 B_contra = TypeVar("B_contra", contravariant=True)
 
@@ -47,10 +47,11 @@ class Objective(Protocol[B_contra]):
     takes: ClassVar[type]
     """The type of batch it wants; a recipe whose source gives another is refused."""
 
-    def prepare(self, batch: B_contra, encoders: Encoders, dice: Dice) -> Any:
-        """Encode what needs encoding, without gradients (timed apart from the forward pass)."""
+    def prepare(self, batch: B_contra, models: Models, dice: Dice) -> Any:
+        """Everything that needs no gradient (timed apart from the forward pass): encoding, and what frozen or older
+        weights say (``models.as_of``). An objective that needs such weights names them: ``qi_core.Shadowed``."""
         ...
 
     def loss(self, denoiser: DenoiserModule, prepared: Any, dice: Dice) -> Loss:
-        """The loss of what ``prepare`` gave. All randomness comes from ``dice``, per slot."""
+        """The loss of what ``prepare`` gave. All randomness, here and there, comes from ``dice``, per slot."""
         ...

@@ -10,21 +10,28 @@ from typing import TYPE_CHECKING, Any
 from attrs import define, field
 
 from qi_core.live import Channel, Ledger
+from qi_core.models import Models
 from qi_core.tracker import Change, Ended, Evaluated, Saved, Start, StepDone
 
 if TYPE_CHECKING:
+    from qi_core.adapter import Adapter
     from qi_core.denoiser import DenoiserModule
     from qi_core.encoder import Encoders
-    from qi_core.evaluation import Evaluation
+    from qi_core.evaluation import Evaluation, Validation
     from qi_core.generate import Painter
     from qi_core.objective import Objective
-    from qi_core.optimizer import Ema, Optimizer
+    from qi_core.optimizer import Optimizer
     from qi_core.parallel import Strategy
     from qi_core.sampler import Sampler
     from qi_core.settings import Guidance, Preview, Train
+    from qi_core.shadow import Shadow
     from qi_core.source import Source
     from qi_core.store import Store
     from qi_core.tracker import Tracker
+
+
+EMA = "ema"
+"""The shadow that previews, evaluations and exports use."""
 
 
 @define(kw_only=True, eq=False)
@@ -32,7 +39,7 @@ class Evaluating:
     """An evaluation and when it is due."""
 
     every: int
-    evaluation: Evaluation
+    evaluation: Evaluation | Validation
 
 
 @define(kw_only=True, eq=False)
@@ -53,7 +60,9 @@ class Run:
     optimizer: Optimizer
     strategy: Strategy
     store: Store
-    ema: Ema | None
+    shadows: dict[str, Shadow] = field(factory=dict)
+    """Copies that follow the weights: ``ema``, and what the objective asks for."""
+    adapter: Adapter | None = None
     trackers: list[Tracker]
     evaluations: list[Evaluating]
     change: Callable[[Run, str], Callable[[], None]]
@@ -66,7 +75,9 @@ class Run:
     position: dict[str, Any] = field(factory=dict)
     """Where the source stands after the last batch that was trained on."""
     skipped_updates: int = 0
-    """Updates left out because gradients were not finite."""
+    """Updates left out because gradients were not finite, or far larger than usual (``train.spike``)."""
+    norms: list[float] = field(factory=list)
+    """Gradient norms of the last updates, for telling what is usual."""
     results: dict[str, Evaluated] = field(factory=dict)
     """The last of each evaluation."""
     notes: list[str] = field(factory=list)
@@ -79,6 +90,17 @@ class Run:
         self.channel = Channel(self.folder)
         self.ledger = Ledger(self.folder)
 
+    @property
+    def models(self) -> Models:
+        """As the objective gets them."""
+        return Models(
+            encoders=self.encoders,
+            denoiser=self.model,
+            strategy=self.strategy,
+            shadows=self.shadows,
+            adapter=self.adapter,
+        )
+
     def tell(self, event: Start | StepDone | Evaluated | Change | Saved | Ended) -> None:
         """Tell every tracker."""
         for tracker in self.trackers:
@@ -89,7 +111,8 @@ class Run:
         """Draws from the averaged weights (the live ones where no average is kept)."""
         from qi_core.generate import Painter
 
-        with self.ema.applied() if self.ema else nullcontext():
+        ema = self.shadows.get(EMA)
+        with ema.applied() if ema else nullcontext():
             yield Painter(
                 model=self.model,
                 encoders=self.encoders,

@@ -49,12 +49,17 @@ class Train:
     """Micro-batches an update: the same gradients in less memory."""
     clip: float = field(default=1.0, validator=validators.ge(0))
     """Gradient norm above which gradients are scaled down; 0: never."""
+    spike: float = field(default=0.0, validator=validators.ge(0))
+    """An update whose gradient norm is so many times the median of the last 50 is left out and counted; 20 in a row
+    end the run, with its last checkpoint whole. 0: none is. Reinforcement learning wants about 10."""
     ema: float = field(default=0.999, validator=[validators.ge(0), validators.lt(1)])
     """Decay of the averaged weights that previews and exports use; 0: none are kept."""
     seed: int = field(default=0, validator=_seed)
     """Decides weights, order of data, noise and times."""
     save_every: int = field(default=500, validator=validators.ge(0))
     """Steps between checkpoints; 0: only at the end."""
+    evaluate_first: bool = False
+    """Evaluate and draw previews before the first update too: what the run starts from, beside what it comes to."""
     prefetch: int = field(default=2, validator=validators.ge(0))
     """Batches made ahead by a thread; 0: made when needed."""
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from qi_core.place import Place
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from qi_core.models import Models
 
 B_co = TypeVar("B_co", covariant=True)
 
@@ -26,6 +32,27 @@ class Source(Protocol[B_co]):
 
     def report(self) -> dict[str, int]:
         """What was skipped so far, by reason. Nothing is dropped silently."""
+        ...
+
+
+@runtime_checkable
+class OnPolicy(Protocol):
+    """A live source that draws with the model that is being trained: rollouts.
+
+    Its batches are drawn when they are needed and never ahead, with the weights of that moment. What the n-th batch is
+    depends on the settings, the seed and those weights; draws may give fewer than ``count``, none included.
+    """
+
+    def follow(self, models: Models) -> None:
+        """Called once, before the first draw."""
+        ...
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """What a checkpoint must hold beside ``state_dict()``: pictures that later updates will learn from."""
+        ...
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take them back, after ``load_state_dict``."""
         ...
 
 

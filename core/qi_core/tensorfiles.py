@@ -11,9 +11,10 @@ import json
 import math
 import os
 import zlib
+from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from attrs import frozen
@@ -97,10 +98,20 @@ class Form:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
+@runtime_checkable
+class KnownForms(Protocol):
+    """Tensors that are read or made one by one, while their forms are known beforehand."""
+
+    forms: dict[str, Form]
+
+
 def forms(tensors: Mapping[str, Tensor]) -> dict[str, Form]:
     """Name -> dtype and shape. Tensors on the disk are not read for it."""
-    if isinstance(tensors, StoredTensors):
+    if isinstance(tensors, KnownForms):
         return dict(tensors.forms)
+    if isinstance(tensors, ChainMap):
+        known = [forms(part) for part in tensors.maps]
+        return {name: form for part in reversed(known) for name, form in part.items()}
     return {name: Form(tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
 
 

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qi_core.errors import QiError
 from qi_core.place import Place
 from qi_registry.changes import apply_setting
 from qi_registry.recipe import Recipe, to_toml
 from qi_registry.runs import LIVE, different_lines, is_live, read_run
+from qi_registry.weights import AVERAGED, TRAINED, base_store, plain
 
 if TYPE_CHECKING:
     import torch
 
+    from qi_core.adapter import Adapter
     from qi_core.denoiser import DenoiserModule
     from qi_core.encoder import Encoders
     from qi_core.generate import Painter
+    from qi_core.objective import Objective
     from qi_core.parallel import Strategy
     from qi_core.run import Run
-    from qi_core.store import Store
+    from qi_core.shadow import Shadow
 
 
 def assemble(recipe: Recipe, folder: Path) -> Run:
@@ -31,27 +34,32 @@ def assemble(recipe: Recipe, folder: Path) -> Run:
     from qi_core.live import Channel
 
     Channel(folder).open()  # before anything slow: what is asked from now on is answered when the loop begins
-    import torch
     from attrs import evolve
 
     from qi_core import checkpoint
-    from qi_core.chores import refuse_preview
-    from qi_core.optimizer import Ema
+    from qi_core.chores import refuse_preview, refuse_validation
     from qi_core.run import Evaluating, Run
+    from qi_core.source import OnPolicy
 
     store = recipe.store.build(folder)
     saved = None if store.latest() is None else store.load()
     loads = saved is not None or recipe.init != ""
-    strategy, place = _place(recipe, folder, lambda _: torch.float32 if loads else None)
+    if recipe.adapter is not None:  # what is frozen is kept in the dtype that it is computed in
+        loads = recipe.init != "" or base_store(recipe, folder).latest() is not None
+    strategy, place = _place(recipe, folder, lambda strategy: _trained_in(recipe, strategy) if loads else None)
     encoders = _encoders(recipe, place)
     refuse_preview(recipe.preview, encoders)
     place = evolve(place, multiple=encoders.autoencoder.scale)
     source = recipe.source.build(place, place.multiple)
-    model = strategy.place(_model(recipe, place, encoders))
+    model = _model(recipe, place, encoders)
     notes = [f"{strategy.device.type}, {str(strategy.dtype).removeprefix('torch.')}"]
     notes += [f"source: skipped {count}: {why}" for why, count in source.report().items()]
-    if saved is None and recipe.init:
+    adapter = None
+    if recipe.adapter is not None:
+        adapter = _adapted(recipe, folder, model, place, notes)
+    elif saved is None and recipe.init:
         notes.append(_start_from(model, Path(recipe.init)))
+    model = strategy.place(model)
     run = Run(
         folder=folder,
         recipe=to_toml(recipe),
@@ -66,7 +74,8 @@ def assemble(recipe: Recipe, folder: Path) -> Run:
         optimizer=recipe.optimizer.build(model, recipe.train.steps),
         strategy=strategy,
         store=store,
-        ema=Ema(model, recipe.train.ema) if recipe.train.ema else None,
+        shadows=_shadows(recipe.objective, model, recipe.train.ema),
+        adapter=adapter,
         trackers=[component.build(place) for component in recipe.tracker] if strategy.main else [],
         evaluations=[
             Evaluating(every=component.every, evaluation=component.build(place)) for component in recipe.evaluation
@@ -74,6 +83,9 @@ def assemble(recipe: Recipe, folder: Path) -> Run:
         change=Changer(recipe),
         notes=notes,
     )
+    refuse_validation(run)
+    if isinstance(source, OnPolicy):
+        source.follow(run.models)
     if saved is not None:
         try:
             checkpoint.give_back(run, saved)
@@ -83,9 +95,43 @@ def assemble(recipe: Recipe, folder: Path) -> Run:
     return run
 
 
+def _trained_in(recipe: Recipe, strategy: Strategy) -> torch.dtype:
+    import torch
+
+    return torch.float32 if recipe.adapter is None else strategy.dtype
+
+
+def _adapted(recipe: Recipe, folder: Path, model: DenoiserModule, place: Place, notes: list[str]) -> Adapter:
+    """The adapter in its denoiser. What the denoiser is at the run's start is kept for its resumes."""
+    from qi_core import checkpoint
+    from qi_core.weights import load_weights
+
+    assert recipe.adapter is not None
+    store = base_store(recipe, folder)
+    if store.latest() is None:
+        if recipe.init:
+            notes.append(_start_from(model, Path(recipe.init)))
+        store.save(checkpoint.first(model.state_dict(), to_toml(recipe)))
+    else:
+        load_weights(
+            model, store.load().tensors[TRAINED], f"{folder / 'base'}", "use the recipe that the run was made with"
+        )
+    return recipe.adapter.apply(model, place)
+
+
+def _shadows(objective: Objective[Any], model: DenoiserModule, ema: float) -> dict[str, Shadow]:
+    """The average, and what the objective asks for."""
+    from qi_core.run import EMA
+    from qi_core.shadow import Average, Rule, Shadow, Shadowed
+
+    rules: dict[str, Rule] = {EMA: Average(ema)} if ema else {}
+    rules |= objective.shadows() if isinstance(objective, Shadowed) else {}
+    return {name: Shadow(model, rule) for name, rule in rules.items()}
+
+
 def _differing(before: str, after: str) -> str:
     """In which of the sections that decide what a checkpoint holds two recipes differ."""
-    sections = ("autoencoder.", "conditioner.", "denoiser.", "optimizer.")
+    sections = ("autoencoder.", "conditioner.", "denoiser.", "adapter.", "optimizer.")
     lines = [line for line in different_lines(before, after) if line.startswith(sections)]
     return f" (changed since: {'; '.join(lines)})" if lines else ""
 
@@ -125,7 +171,7 @@ def refuse_if_fixed(setting: str) -> None:
         )
 
 
-def painter(recipe: Recipe, folder: Path, weights: str = "ema") -> Painter:
+def painter(recipe: Recipe, folder: Path, group: str = AVERAGED) -> Painter:
     """Only what drawing needs, with the newest checkpoint's weights (``ema``, or ``model`` for the live ones), kept in
     the dtype that the strategy computes in."""
     from qi_core.generate import Painter
@@ -134,7 +180,7 @@ def painter(recipe: Recipe, folder: Path, weights: str = "ema") -> Painter:
     encoders = _encoders(recipe, place)
     model = _model(recipe, place, encoders).requires_grad_(False)  # so that the strategy leaves its dtype alone
     model = strategy.place(model)
-    _load(model, recipe.store.build(folder), folder, weights)
+    _load(model, recipe, folder, group)
     return Painter(
         model=model,
         encoders=encoders,
@@ -168,18 +214,15 @@ def _model(recipe: Recipe, place: Place, encoders: Encoders) -> DenoiserModule:
 
 def _start_from(model: DenoiserModule, folder: Path) -> str:
     """Weights of another run, averaged ones if it kept some."""
-    step = _load(model, read_run(folder).store.build(folder), folder, "ema")
+    step = _load(model, read_run(folder), folder, AVERAGED)
     return f"starts from the weights of {folder}, step {step}"
 
 
-def _load(model: DenoiserModule, store: Store, folder: Path, weights: str) -> int:
+def _load(model: DenoiserModule, recipe: Recipe, folder: Path, group: str) -> int:
     """The newest checkpoint's weights into the model; its step."""
     from qi_core.weights import load_weights
 
-    if store.latest() is None:
-        raise QiError(f"{folder}: no checkpoint there yet; run it until its first save, or name another run")
-    saved = store.load()
-    group = weights if weights in saved.tensors else "model"
-    where = f"{folder}: checkpoint of step {saved.step}"
-    load_weights(model, saved.tensors[group], where, "it is of another architecture")
-    return saved.step
+    weights = plain(recipe, folder, group)
+    where = f"{folder}: checkpoint of step {weights.step}"
+    load_weights(model, weights.tensors, where, "it is of another architecture")
+    return weights.step

@@ -81,7 +81,8 @@ def schema(registry: Registry) -> Json:
     definitions: Json = {}
     for kind in KINDS.values():
         one: Json = {"$ref": f"#/$defs/{kind.name}"}
-        parts[kind.name] = {"type": "array", "items": one, "description": kind.doc} if kind.many else one
+        if kind.section:
+            parts[kind.name] = {"type": "array", "items": one, "description": kind.doc} if kind.many else one
         definitions[kind.name] = _kind(kind, registry, definitions)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -20,6 +20,10 @@ class Kind(NamedTuple):
     """What a recipe that doesn't say gets; None: it must say."""
     many: bool = False
     """Whether a recipe takes a list of them."""
+    optional: bool = False
+    """Whether a recipe may go without."""
+    section: bool = True
+    """Whether a recipe has a section for it; else it stands only within other components."""
 
     @property
     def a(self) -> str:
@@ -44,6 +48,14 @@ KINDS = {
             "qi_core.denoiser.DenoiserComponent",
             ("build",),
             "The network that gives the velocity.",
+        ),
+        Kind(
+            "adapter",
+            "qi_adapters",
+            "qi_core.adapter.AdapterComponent",
+            ("apply", "merged", "export"),
+            "A few trained weights on top of a frozen denoiser.",
+            optional=True,
         ),
         Kind(
             "objective",
@@ -89,8 +101,18 @@ KINDS = {
             (),
             many=True,
         ),
+        Kind(
+            "reward",
+            "qi_rewards",
+            "qi_core.reward.RewardComponent",
+            ("groupwise", "build"),
+            "What a picture is worth.",
+            section=False,
+        ),
     )
 }
+SECTIONS = {name: kind for name, kind in KINDS.items() if kind.section}
+"""Those that a recipe has a section for."""
 COMMANDS_HOOK = "qi_commands"
 NAME = "name"
 """The key that picks a component."""

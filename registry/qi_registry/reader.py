@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from qi_core.errors import QiError, RecipeError
-from qi_registry.kinds import KINDS, NAME, Kind
+from qi_registry.kinds import NAME, SECTIONS, Kind
 from qi_registry.mistakes import Layer, Mistake, did_you_mean, locate, show
 from qi_registry.recipe import SETTINGS, WORDS, Recipe
 from qi_registry.registry import Registry, installed
@@ -165,7 +165,7 @@ def _merged(layers: Iterable[Layer]) -> dict[str, Any]:
     for layer in layers:
         for key, over in layer.table.items():
             base = table.get(key)
-            kind = KINDS.get(key)
+            kind = SECTIONS.get(key)
             if kind and not kind.many and isinstance(over, dict):
                 base = kind.default if base is None else base
                 base = {NAME: base} if isinstance(base, str) else base
@@ -180,17 +180,17 @@ def _checked(layers: Sequence[Layer], told: list[str], name: str, registry: Regi
     make = _structurer(registry or installed())
     found: list[Mistake] = []
     parts: dict[str, Any] = {"name": name}
-    known = [*WORDS, *KINDS, *SETTINGS]
+    known = [*WORDS, *SECTIONS, *SETTINGS]
     for key in table:
         if key not in known:
             hint = did_you_mean(key, known) or f" (known: {', '.join([EXTENDS, *known])})"
             found.append(Mistake((key,), f"unknown key{hint}"))
-    for key, wanted in {**dict.fromkeys(WORDS, str), **SETTINGS, **KINDS}.items():
+    for key, wanted in {**dict.fromkeys(WORDS, str), **SETTINGS, **SECTIONS}.items():
         if key in table or (isinstance(wanted, Kind) and wanted.default is not None):
             default = wanted.default if isinstance(wanted, Kind) else None
             parts[key], mistakes = _section(make, table.get(key, default), wanted, key)
             found += mistakes
-        elif isinstance(wanted, Kind):
+        elif isinstance(wanted, Kind) and not wanted.optional:
             names = ", ".join((registry or installed()).names(wanted)) or "none"
             found.append(Mistake((key,), f"missing; wanted {wanted.a} (known: {names})"))
     if not found and not told:

@@ -15,6 +15,7 @@ from qi_registry.kinds import KINDS, NAME, Kind, kinds_in
 from qi_registry.registry import Registry, installed
 
 if TYPE_CHECKING:
+    from qi_core.adapter import AdapterComponent
     from qi_core.denoiser import DenoiserComponent
     from qi_core.encoder import Autoencoder, Conditioner
     from qi_core.evaluation import EvaluationComponent
@@ -52,6 +53,7 @@ class Recipe:
     autoencoder: Component[Autoencoder]
     conditioner: Component[Conditioner]
     denoiser: DenoiserComponent
+    adapter: AdapterComponent | None = None
     objective: Objective[Any]
     source: SourceComponent[Any]
     sampler: Sampler
@@ -76,6 +78,8 @@ def to_table(recipe: Recipe, registry: Registry | None = None) -> dict[str, Any]
     table: dict[str, Any] = {}
     for field in attrs.fields(Recipe):
         value = getattr(recipe, field.name)
+        if value is None:
+            continue
         kind = KINDS.get(field.name)
         table[field.name] = plain(value, (kind,) if kind else (), names)
     return table

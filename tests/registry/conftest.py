@@ -48,6 +48,17 @@ class Net(Built):
 
 
 @frozen(kw_only=True)
+class Extra:
+    """A few weights more."""
+
+    rank: int = 8
+
+    def apply(self, *_: Any) -> None: ...
+    def merged(self, *_: Any) -> None: ...
+    def export(self, *_: Any) -> None: ...
+
+
+@frozen(kw_only=True)
 class Flow:
     """Flow matching."""
 
@@ -149,6 +160,7 @@ OFFERS: dict[str, dict[str, Any]] = {
     "qi_autoencoders": {"patches": Patches},
     "qi_conditioners": {"letters": Letters},
     "qi_denoisers": {"net": Net},
+    "qi_adapters": {"extra": Extra},
     "qi_objectives": {"flow": Flow},
     "qi_sources": {"words": Words, "mixture": Mixture, "ranked": Ranked},
     "qi_samplers": {"euler": Euler, "heun": Heun},

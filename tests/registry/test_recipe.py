@@ -17,6 +17,7 @@ init = "runs/other"
 autoencoder = {name = "patches", size = 4}
 conditioner = "letters"
 denoiser = {name = "net", depth = 2}
+adapter = {name = "extra", rank = 4}
 objective = {name = "flow", dropout = 1e-5}
 tracker = []
 sampler = {name = "heun", shift = 1e3}
@@ -44,6 +45,14 @@ def test_the_resolved_recipe_holds_every_default(registry: Registry) -> None:
     assert table["train"]["steps"] == 1000
     assert table["sampler"] == {"name": "heun", "steps": 50, "shift": 1000.0, "order": 2}
     assert table["tracker"] == []
+
+
+def test_a_recipe_may_go_without_an_adapter(registry: Registry) -> None:
+    without = EVERYTHING.replace('adapter = {name = "extra", rank = 4}\n', "")
+    recipe = loads(without, where="r.toml", registry=registry)
+    assert recipe.adapter is None
+    assert "adapter" not in tomllib.loads(to_toml(recipe, registry))
+    assert loads(to_toml(recipe, registry), where="r.toml", registry=registry) == recipe
 
 
 def test_a_component_that_no_plugin_offers_cannot_be_written(registry: Registry) -> None:

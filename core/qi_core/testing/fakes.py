@@ -15,8 +15,11 @@ from qi_core.denoiser import Denoiser, DenoiserModule, Sharding
 from qi_core.encoder import Encoders
 from qi_core.errors import QiError
 from qi_core.generate import Painter
+from qi_core.models import Models
 from qi_core.place import Place
+from qi_core.sampler import Record
 from qi_core.settings import Guidance
+from qi_core.stochastic import sure_step
 
 if TYPE_CHECKING:
     from qi_core.data import Batch
@@ -154,13 +157,22 @@ class ThreeSteps:
     """A sampler: Euler's rule."""
 
     def sample(
-        self, denoiser: Denoiser, noise: Latents, condition: Condition, *, generator: torch.Generator | None = None
+        self,
+        denoiser: Denoiser,
+        noise: Latents,
+        condition: Condition,
+        *,
+        generators: Sequence[torch.Generator] = (),
+        record: Record | None = None,
     ) -> Latents:
         """See ``Sampler.sample``."""
         x = noise
         for i in range(3):
             t = torch.full((len(x),), i / 3)
-            x = x.with_tokens(x.tokens + denoiser.velocity(x, t, condition).tokens / 3)
+            x_next = x.with_tokens(x.tokens + denoiser.velocity(x, t, condition).tokens / 3)
+            if record is not None:
+                record(sure_step(i, t, torch.full((len(x),), (i + 1) / 3), x, x_next))
+            x = x_next
         return x
 
 
@@ -193,6 +205,11 @@ class OneCpu:
     def mean(self, values: Tensor) -> Tensor:
         """See ``Strategy.mean``."""
         return values[:, 0] / values[:, 1]
+
+
+def models(denoiser: DenoiserModule) -> Models:
+    """What an objective is given, around a denoiser for ``encoders()``."""
+    return Models(encoders=encoders(), denoiser=denoiser, strategy=OneCpu())
 
 
 def encoders() -> Encoders:

@@ -8,7 +8,12 @@ import time
 from pathlib import Path
 from statistics import median
 
-from qi_core.evaluation import EvaluationComponent
+import torch
+
+from qi_core.data import Batch
+from qi_core.dice import Dice
+from qi_core.evaluation import EvaluationComponent, Validation
+from qi_core.objective import Loss, Mean
 from qi_core.pictures import picture_grid, save_png
 from qi_core.testing import fakes
 from qi_core.testing.contract import Contract, contract, place, same
@@ -48,13 +53,23 @@ def check_evaluation(component: EvaluationComponent) -> None:
         painter = fakes.painter(here)
         before = copy.deepcopy(dict(painter.model.state_dict()))
         live = component.build(here)
+
+        def evaluate() -> Evaluated:
+            return live.validate(_asked, 7) if isinstance(live, Validation) else live.evaluate(painter, 7)
+
         with told.leaves_random_numbers_alone("evaluate"):
-            found = live.evaluate(painter, 7)
+            found = evaluate()
         told.holds(same(dict(painter.model.state_dict()), before), "it changed the weights")
         told.holds(painter.model.training, "it left the model in another mode than it was in")
         _is_evaluated(told, found)
-        again = live.evaluate(painter, 7)
+        again = evaluate()
         told.holds(same(dict(again.scalars), dict(found.scalars)), "the same weights got other figures the second time")
+
+
+def _asked(batch: Batch, dice: Dice) -> Loss:
+    """Stands for an objective, which a validation asks about batches of any type."""
+    value = torch.rand((), generator=dice.roll(len(batch)))
+    return Loss(value=value, parts={"part": Mean(value * len(batch), torch.tensor(float(len(batch))))})
 
 
 def _is_evaluated(told: Contract, found: Evaluated) -> None:

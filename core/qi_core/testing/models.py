@@ -21,7 +21,7 @@ MANY = 4096
 def check_sampler(component: Sampler, *, tolerance: float = 0.15) -> None:
     """``qi_core.sampler.Sampler``: it leads noise along the velocity to the data, sample by sample, and keeps nothing.
 
-    A sampler whose result depends on ``generator`` is checked by the mean and deviation of what it gives, any other
+    A sampler whose result depends on ``generators`` is checked by the mean and deviation of what it gives, any other
     by the exact flow map of a Gaussian. ``tolerance``: how far its settings may be from exact; give it steps enough.
     """
     told = contract(component, "qi_core.sampler.Sampler.sample")
@@ -89,7 +89,8 @@ def _text(*lengths: int, width: int = 2) -> Condition:
 
 
 def _sample(component: Sampler, field: Denoiser, noise: Latents, condition: Condition, seed: int = 1) -> Latents:
-    return component.sample(field, noise, condition, generator=torch.Generator().manual_seed(seed))
+    generators = [torch.Generator().manual_seed(100 * seed + slot) for slot in range(len(noise))]
+    return component.sample(field, noise, condition, generators=generators)
 
 
 @frozen(eq=False)

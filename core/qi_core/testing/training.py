@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import torch
+from attrs import evolve
 from torch import Tensor, nn
 
 from qi_core.data import Batch, Samples
@@ -15,6 +16,7 @@ from qi_core.dice import Dice
 from qi_core.objective import Loss, Objective
 from qi_core.optimizer import Optimizer, OptimizerComponent
 from qi_core.parallel import ParallelComponent
+from qi_core.shadow import Shadow, Shadowed
 from qi_core.testing import fakes
 from qi_core.testing.contract import Contract, contract, place, same
 
@@ -110,8 +112,11 @@ def check_parallel(component: ParallelComponent) -> None:
 
 def _loss(component: Objective[Any], model: DenoiserModule, batch: Batch, dice: Dice) -> Loss:
     """As the loop does it."""
+    wanted = component.shadows() if isinstance(component, Shadowed) else {}
+    shadows = {name: Shadow(model, rule) for name, rule in wanted.items()}
+    models = evolve(fakes.models(model), shadows=shadows)
     with torch.no_grad():
-        prepared = component.prepare(batch, fakes.encoders(), dice)
+        prepared = component.prepare(batch, models, dice)
     return component.loss(model, prepared, dice)
 
 

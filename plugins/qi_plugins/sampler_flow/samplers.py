@@ -5,6 +5,7 @@ Times are per sample, because the released shift depends on a picture's number o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from qi_core.settings import above_zero
 if TYPE_CHECKING:
     import torch
 
-    from qi_core import Condition, Denoiser, Latents
+    from qi_core import Condition, Denoiser, Latents, Record
 
 
 @frozen(kw_only=True)
@@ -34,16 +35,21 @@ class Euler:
         noise: Latents,
         condition: Condition,
         *,
-        generator: torch.Generator | None = None,
+        generators: Sequence[torch.Generator] = (),
+        record: Record | None = None,
     ) -> Latents:
         """See ``qi_core.Sampler``. Draws nothing."""
         from qi_core import flow
+        from qi_core.stochastic import sure_step
 
         times = flow.time_grid(self.steps, noise.lengths, self.shift).to(noise.tokens.device)
         x = noise
-        for t, t_next in pairwise(times):
+        for index, (t, t_next) in enumerate(pairwise(times)):
             v = denoiser.velocity(x, t, condition)
-            x = x.with_tokens(x.tokens + x.per_token(t_next - t) * v.tokens.float())
+            x_next = x.with_tokens(x.tokens + x.per_token(t_next - t) * v.tokens.float())
+            if record is not None:
+                record(sure_step(index, t, t_next, x, x_next))
+            x = x_next
         return x
 
 
@@ -62,10 +68,12 @@ class Heun:
         noise: Latents,
         condition: Condition,
         *,
-        generator: torch.Generator | None = None,
+        generators: Sequence[torch.Generator] = (),
+        record: Record | None = None,
     ) -> Latents:
         """See ``qi_core.Sampler``. Draws nothing."""
         from qi_core import flow
+        from qi_core.stochastic import sure_step
 
         times = flow.time_grid(self.steps, noise.lengths, self.shift).to(noise.tokens.device)
         x = noise
@@ -76,5 +84,8 @@ class Heun:
             guess = x.with_tokens(x.tokens + dt * v)
             if i < self.steps - 1:  # at t = 1 the data is reached: the field there is not asked for
                 v = (v + denoiser.velocity(guess, t_next, condition).tokens.float()) / 2
-            x = x.with_tokens(x.tokens + dt * v)
+            x_next = x.with_tokens(x.tokens + dt * v)
+            if record is not None:
+                record(sure_step(i, t, t_next, x, x_next))
+            x = x_next
         return x

@@ -19,7 +19,7 @@ class Check:
     def run(self, args: Namespace) -> int:
         import attrs
 
-        from qi_registry.kinds import KINDS
+        from qi_registry.kinds import SECTIONS
         from qi_registry.reader import read
         from qi_registry.recipe import Recipe, to_toml
         from qi_registry.registry import installed
@@ -31,7 +31,9 @@ class Check:
         print(f"{args.recipe}: no mistakes; what differs from the defaults stands in brackets")
         for field in attrs.fields(Recipe):
             value = getattr(recipe, field.name)
-            if kind := KINDS.get(field.name):
+            if value is None:
+                text = "none"
+            elif kind := SECTIONS.get(field.name):
                 parts = value if kind.many else (value,)
                 text = ", ".join(f"{installed().name_of(part, kind)} {_own(part)}".strip() for part in parts) or "none"
             elif field.name == "folder":

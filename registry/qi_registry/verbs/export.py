@@ -23,6 +23,7 @@ class Export:
         from qi_core.errors import QiError
         from qi_core.release import Released, ReleasedDenoiser
         from qi_registry.runs import read_run
+        from qi_registry.weights import AVERAGED, TRAINED, plain
 
         folder, target = Path(args.run), Path(args.folder)
         recipe = read_run(folder)
@@ -32,8 +33,7 @@ class Export:
             raise QiError(f"{folder}: its denoiser has no released layout; nothing that diffusers could load")
         if target.exists():
             raise QiError(f"{target}: is there already; choose another folder")
-        saved = recipe.store.build(folder).load()
-        group = "model" if args.live_weights or "ema" not in saved.tensors else "ema"
+        weights = plain(recipe, folder, TRAINED if args.live_weights else AVERAGED)
         dtype = {"as-is": None, "bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}[args.dtype]
         beside = target.with_name(f".{target.name}.part")
         shutil.rmtree(beside, ignore_errors=True)
@@ -43,11 +43,11 @@ class Export:
             for component in parts:
                 if isinstance(component, Released):
                     component.export(beside)
-            denoiser.export(beside, saved.tensors[group], dtype)
+            denoiser.export(beside, weights.tensors, dtype)
             beside.rename(target)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-        print(f"{target}: step {saved.step}, {'averaged' if group == 'ema' else 'trained'} weights")
+        print(f"{target}: step {weights.step}, {'averaged' if weights.group == AVERAGED else 'trained'} weights")
         for component in left_out:
             print(f"left out: {type(component).__name__} is qi's own and has no place in diffusers' layout")
         return 0

@@ -32,6 +32,7 @@ class Import:
         from qi_registry import runs
         from qi_registry.reader import read
         from qi_registry.recipe import to_toml
+        from qi_registry.weights import base_store
 
         pipeline, folder = Path(args.pipeline), Path(args.run)
         if not pipeline.is_dir():
@@ -54,7 +55,8 @@ class Import:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder, "a run"):
             runs.refuse_foreign(folder)
-            path = recipe.store.build(folder).save(checkpoint.first(tensors, to_toml(recipe)))
+            store = recipe.store.build(folder) if recipe.adapter is None else base_store(recipe, folder)
+            path = store.save(checkpoint.first(tensors, to_toml(recipe)))
             runs.keep(recipe, folder)  # last: a run without its weights would begin from chance
         print(f"{path}: {len(tensors)} tensors; train it with: qi run {folder}")
         return 0

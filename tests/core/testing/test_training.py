@@ -11,7 +11,7 @@ import torch
 from attrs import frozen
 from torch import Tensor, nn
 
-from qi_core import DenoiserModule, Dice, Encoders, Examples, Loss, Mean, QiError, Samples, flow
+from qi_core import DenoiserModule, Dice, Examples, Loss, Mean, Models, QiError, Samples, flow
 from qi_core.testing import check_objective, check_optimizer, check_parallel
 from qi_core.testing.fakes import OneCpu
 
@@ -22,7 +22,8 @@ class Matching:
 
     takes: ClassVar[type] = Samples
 
-    def prepare(self, batch: Samples, encoders: Encoders, dice: Dice) -> Examples:
+    def prepare(self, batch: Samples, models: Models, dice: Dice) -> Examples:
+        encoders = models.encoders
         return Examples(
             latents=encoders.autoencoder.encode([sample.image for sample in batch]),
             condition=encoders.condition([sample.prompt for sample in batch], [sample.references for sample in batch]),
@@ -62,8 +63,8 @@ class Cached(Matching):
 class ByPlace(Matching):
     """Rolls for the place in the micro-batch, not for the slot."""
 
-    def prepare(self, batch: Samples, encoders: Encoders, dice: Dice) -> Examples:
-        return super().prepare(Samples(items=batch.items), encoders, dice)
+    def prepare(self, batch: Samples, models: Models, dice: Dice) -> Examples:
+        return super().prepare(Samples(items=batch.items), models, dice)
 
 
 class Summed(Matching):

@@ -9,7 +9,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qi_core import Condition, DenoiserModule, Dice, Encoders, Examples, Latents, Sample, Samples, Sharding, flow
+from qi_core import (
+    Condition,
+    DenoiserModule,
+    Dice,
+    Encoders,
+    Examples,
+    Latents,
+    Models,
+    Sample,
+    Samples,
+    Sharding,
+    flow,
+)
+from qi_core.testing.fakes import OneCpu
 from qi_plugins.objective_flow.flow_matching import FlowMatching
 
 
@@ -53,6 +66,7 @@ class Remembering(DenoiserModule):
 
 
 ENCODERS = Encoders(autoencoder=Pixels(), conditioner=Letters())
+MODELS = Models(encoders=ENCODERS, denoiser=Remembering(), strategy=OneCpu())
 
 
 def samples(count: int, prompt: str = "abc") -> Samples:
@@ -67,7 +81,7 @@ def samples(count: int, prompt: str = "abc") -> Samples:
 
 def test_the_loss_is_equation_2_the_mean_over_each_sample() -> None:
     objective, model, dice = FlowMatching(caption_dropout=0), Remembering(), Dice(0, 0)
-    examples = objective.prepare(samples(3), ENCODERS, dice)
+    examples = objective.prepare(samples(3), MODELS, dice)
     loss = objective.loss(model, examples, dice)
     x_t, t, _ = model.asked[0]
     errors = []
@@ -81,7 +95,7 @@ def test_noise_and_time_are_fresh_at_every_visit_and_the_same_on_replay() -> Non
     """Regression: noise and timestep cached with the sample train at one timestep for ever (LoongForge)."""
     objective, model = FlowMatching(), Remembering()
     for step in (0, 1, 0):
-        objective.loss(model, objective.prepare(samples(2), ENCODERS, Dice(0, step)), Dice(0, step))
+        objective.loss(model, objective.prepare(samples(2), MODELS, Dice(0, step)), Dice(0, step))
     (first, t_first, _), (second, t_second, _), (again, t_again, _) = model.asked
     assert not torch.equal(t_first, t_second)
     assert not torch.equal(first.tokens, second.tokens)
@@ -92,9 +106,9 @@ def test_noise_and_time_are_fresh_at_every_visit_and_the_same_on_replay() -> Non
 def test_how_a_batch_is_cut_changes_no_draw() -> None:
     """Not in the last bit either, though vector and scalar forms of a function round differently."""
     objective, model, dice = FlowMatching(), Remembering(), Dice(7, 0)
-    objective.loss(model, objective.prepare(samples(70), ENCODERS, dice), dice)
+    objective.loss(model, objective.prepare(samples(70), MODELS, dice), dice)
     for micro in samples(70).split(35):
-        objective.loss(model, objective.prepare(micro, ENCODERS, dice), dice)
+        objective.loss(model, objective.prepare(micro, MODELS, dice), dice)
     (whole, t_whole, _), *parts = model.asked
     assert torch.equal(whole.tokens, torch.cat([part.tokens for part, _, _ in parts]))
     assert torch.equal(t_whole, torch.cat([t for _, t, _ in parts]))
@@ -102,7 +116,7 @@ def test_how_a_batch_is_cut_changes_no_draw() -> None:
 
 def test_captions_are_dropped_per_sample_for_the_real_empty_prompt() -> None:
     """Regression: dropout drawn once a batch, with zeros for the empty prompt (NeMo Automodel)."""
-    examples = FlowMatching(caption_dropout=0.5).prepare(samples(200), ENCODERS, Dice(0, 0))
+    examples = FlowMatching(caption_dropout=0.5).prepare(samples(200), MODELS, Dice(0, 0))
     dropped = [length == 1 for length in examples.condition.lengths]
     assert 70 < sum(dropped) < 130
     empty = Letters().encode([""]).text
@@ -111,7 +125,7 @@ def test_captions_are_dropped_per_sample_for_the_real_empty_prompt() -> None:
 
 
 def test_what_stands_for_a_dropped_caption_can_be_chosen() -> None:
-    examples = FlowMatching(caption_dropout=1.0, dropped=" ").prepare(samples(2), ENCODERS, Dice(0, 0))
+    examples = FlowMatching(caption_dropout=1.0, dropped=" ").prepare(samples(2), MODELS, Dice(0, 0))
     assert torch.equal(examples.condition.text, ENCODERS.condition([" ", " "]).text)
 
 
@@ -139,7 +153,7 @@ def test_times_are_logit_normal_or_uniform_and_can_be_shifted_toward_noise() -> 
 
 def test_the_loss_is_told_by_bins_of_time() -> None:
     objective, model, dice = FlowMatching(), Remembering(), Dice(0, 0)
-    loss = objective.loss(model, objective.prepare(samples(50), ENCODERS, dice), dice)
+    loss = objective.loss(model, objective.prepare(samples(50), MODELS, dice), dice)
     assert sum(mean.count.item() for mean in loss.parts.values()) == 50
     total = sum(mean.total.item() for mean in loss.parts.values())
     assert total / 50 == pytest.approx(loss.value.item(), rel=1e-4)

@@ -1,4 +1,4 @@
-"""The average of the weights: what it is, and that borrowing it leaves no trace."""
+"""Copies that follow the weights: by which rule, and that borrowing one leaves no trace."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from qi_core import Ema
+from qi_core import Average, Fixed, Ramp, Refreshed, Shadow
 from qi_core.weights import load_weights
 
 
@@ -35,7 +35,7 @@ def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
 @pytest.mark.parametrize("decay", [0.9, 0.15])
 def test_the_decay_rises_to_its_setting(decay: float) -> None:
     model = net()
-    ema = Ema(model, decay)
+    ema = Shadow(model, Average(decay))
     average = model[0].weight.detach().double()
     for n in range(12):
         shake(model, n)
@@ -47,7 +47,7 @@ def test_the_decay_rises_to_its_setting(decay: float) -> None:
 
 def test_it_starts_as_the_weights_and_follows_them_without_being_them() -> None:
     model = net()
-    ema = Ema(model, 0.99)
+    ema = Shadow(model, Average(0.99))
     first = values(model)
     shake(model, 1)
     assert torch.equal(ema.tensors()["0.weight"], first[0])
@@ -55,7 +55,7 @@ def test_it_starts_as_the_weights_and_follows_them_without_being_them() -> None:
 
 def test_it_gives_a_whole_set_of_weights_with_frozen_ones_as_they_are() -> None:
     model = net()
-    ema = Ema(model, 0.9)
+    ema = Shadow(model, Average(0.9))
     shake(model, 1)
     ema.update()
     assert ema.tensors().keys() == dict(model.named_parameters()).keys()
@@ -65,7 +65,7 @@ def test_it_gives_a_whole_set_of_weights_with_frozen_ones_as_they_are() -> None:
 
 def test_buffers_belong_to_the_whole_set() -> None:
     model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2))
-    ema = Ema(model, 0.9)
+    ema = Shadow(model, Average(0.9))
     model(torch.ones(2, 3))  # moves the running mean
     other = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2))
     load_weights(other, ema.tensors(), "here", "wrong")
@@ -76,7 +76,7 @@ def test_buffers_belong_to_the_whole_set() -> None:
 
 def test_inside_applied_the_model_holds_the_averages_and_afterwards_its_own_bits() -> None:
     model = net()
-    ema = Ema(model, 0.9)
+    ema = Shadow(model, Average(0.9))
     shake(model, 1)
     ema.update()
     own = values(model)
@@ -89,7 +89,7 @@ def test_inside_applied_the_model_holds_the_averages_and_afterwards_its_own_bits
 
 def test_applied_gives_the_weights_back_when_something_fails_inside() -> None:
     model = net()
-    ema = Ema(model, 0.9)
+    ema = Shadow(model, Average(0.9))
     shake(model, 1)
     ema.update()
     own = values(model)
@@ -101,7 +101,7 @@ def test_applied_gives_the_weights_back_when_something_fails_inside() -> None:
 def test_the_optimizer_goes_on_with_the_same_tensors_after_applied() -> None:
     """Swapping values must not swap the parameters themselves: an optimizer holds them."""
     model = net()
-    ema = Ema(model, 0.9)
+    ema = Shadow(model, Average(0.9))
     before = [id(p) for p in model.parameters()]
     places = [p.data_ptr() for p in model.parameters()]
     with ema.applied():
@@ -112,16 +112,34 @@ def test_the_optimizer_goes_on_with_the_same_tensors_after_applied() -> None:
 
 def test_a_loaded_average_goes_on_bit_for_bit() -> None:
     unbroken, broken = net(), net()
-    one, two = Ema(unbroken, 0.9), Ema(broken, 0.9)
+    one, two = Shadow(unbroken, Average(0.9)), Shadow(broken, Average(0.9))
     for n in range(10):
         shake(unbroken, n)
         one.update()
         if n == 5:
             saved = {name: t.clone() for name, t in two.tensors().items()}
-            resumed = Ema(broken, 0.9)
+            resumed = Shadow(broken, Average(0.9))
             resumed.load(saved, two.updates)
             two = resumed
         shake(broken, n)
         two.update()
     assert two.updates == one.updates == 10
     assert all(torch.equal(t, two.tensors()[name]) for name, t in one.tensors().items())
+
+
+def test_rules() -> None:
+    assert [Fixed().decay(n) for n in range(3)] == [1, 1, 1]
+    assert [Refreshed(3).decay(n) for n in range(6)] == [1, 1, 0, 1, 1, 0]
+    assert [Ramp(0.25, 0.5).decay(n) for n in range(4)] == [0, 0.25, 0.5, 0.5]
+
+
+def test_one_that_stands_still_keeps_its_bits_and_a_fresh_copy_is_the_weights() -> None:
+    model = net()
+    fixed, refreshed = Shadow(model, Fixed()), Shadow(model, Refreshed(2))
+    first = values(model)
+    for n in range(4):
+        shake(model, n)
+        fixed.update()
+        refreshed.update()
+    assert torch.equal(fixed.tensors()["0.weight"], first[0])
+    assert torch.equal(refreshed.tensors()["0.weight"], model.get_parameter("0.weight"))
