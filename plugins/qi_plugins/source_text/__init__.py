@@ -1,4 +1,4 @@
-"""Source ``rendered-text``: strings drawn with a font, captioned with what they say."""
+"""Sources ``rendered-text`` (strings drawn with a font, captioned with what they say) and ``rendered-pairs``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ if TYPE_CHECKING:
 
 @hookimpl
 def qi_sources() -> Mapping[str, type[SourceComponent[Any]]]:
-    from qi_plugins.source_text.component import RenderedText
+    from qi_plugins.source_text.component import RenderedPairs, RenderedText
 
-    return {"rendered-text": RenderedText}
+    return {"rendered-text": RenderedText, "rendered-pairs": RenderedPairs}

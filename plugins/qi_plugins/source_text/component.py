@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from attrs import Attribute, field, frozen, validators
 
-from qi_core import Samples
+from qi_core import Pairs, Samples
 from qi_core.colours import NAMED, contrast
 from qi_core.typeface import SHIPPED
 
 if TYPE_CHECKING:
     from qi_core import Place
     from qi_plugins.source_text.live import TextSource
+    from qi_plugins.source_text.pairs import PairSource
 
 
 def _named(instance: RenderedText, attribute: Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
@@ -66,6 +67,21 @@ def _held_out(instance: RenderedText, attribute: Attribute[str], value: str) -> 
         raise ValueError("'split' is held-out while held_out = 0 holds nothing out; raise held_out")
 
 
+def _look_alikes(instance: RenderedText, attribute: Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
+    seen: set[str] = set()
+    for group in value:
+        if len(set(group)) != len(group) or len(group) < 2 or seen & set(group):
+            raise ValueError(
+                f"'{attribute.name}' holds {group!r}; wanted two or more characters, each in one group only"
+            )
+        seen |= set(group)
+
+
+def _confusable(instance: RenderedText, attribute: Attribute[float], value: float) -> None:
+    if value and not instance.look_alikes:
+        raise ValueError("'confused' is above 0 without 'look_alikes'; name groups of characters that are mixed up")
+
+
 @frozen(kw_only=True)
 class RenderedText:
     """Strings drawn with a font on a plain ground, captioned with what they say: the report's pure rendering.
@@ -112,6 +128,11 @@ class RenderedText:
     templates: tuple[str, ...] = field(default=(), validator=_quoting)
     """Captions, with {text} in double quotes ("..." or “...”), {foreground} and {background}. Colours are named in
     Chinese where the template is Chinese. Empty: one in English for Latin strings, one in Chinese for Chinese ones."""
+    look_alikes: tuple[str, ...] = field(default=(), validator=_look_alikes)
+    """Groups of characters that ``confused`` mixes up, such as "OQ" and "EF"."""
+    confused: float = field(default=0.0, validator=[validators.ge(0), validators.le(1), _confusable])
+    """Each character of a group is drawn as another one of it with this probability, while the caption keeps what was
+    meant: data with wrong captions, as the world has it. 0: the picture shows what the caption says."""
     held_out: float = field(default=0.1, validator=[validators.ge(0), validators.le(1), _leaving_some])
     """This part of all strings is never drawn for training. A hash of the string decides, so the same strings are
     unseen in every run."""
@@ -129,5 +150,32 @@ class RenderedText:
 
     def build(self, place: Place, multiple: int) -> TextSource:
         from qi_plugins.source_text.live import build
+
+        return build(self, place.seed, multiple)
+
+
+def _mixing(instance: RenderedPairs, attribute: Attribute[RenderedText], value: RenderedText) -> None:
+    if not value.look_alikes or value.confused:
+        raise ValueError(
+            f"'{attribute.name}' must name look_alikes, out of which the losers' characters are drawn, and leave "
+            "confused at 0, for the winners are right"
+        )
+
+
+@frozen(kw_only=True)
+class RenderedPairs:
+    """Preferences without raters: the winner is a string as the caption says, the loser has a look-alike in it.
+
+    The gold pictures of the report's DPO data (section 4) in the small: what ``rendered-text`` draws, and the same with
+    one or more characters taken for another of their group. A string without any such character is passed over.
+    """
+
+    gives: ClassVar[type] = Pairs
+
+    text: RenderedText = field(validator=_mixing)
+    """What the winners are: the keys of rendered-text, ``look_alikes`` among them."""
+
+    def build(self, place: Place, multiple: int) -> PairSource:
+        from qi_plugins.source_text.pairs import build
 
         return build(self, place.seed, multiple)

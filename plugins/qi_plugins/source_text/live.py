@@ -20,6 +20,7 @@ from qi_plugins.source_text.strings import (
     Lines,
     RandomStrings,
     Strings,
+    confused,
     frequent,
     is_chinese,
     is_held_out,
@@ -70,7 +71,7 @@ class TextSource:
 
     def _next(self) -> Sample:
         for _ in range(FRUITLESS):
-            sample = self._sample(self._n)
+            sample = self.sample(self._n)
             self._n += 1
             if sample is not None:
                 return sample
@@ -80,11 +81,13 @@ class TextSource:
             "pixels; make the picture larger or the lines shorter"
         )
 
-    def _sample(self, n: int) -> Sample | None:
-        """The n-th sample; None where its string does not fit the picture."""
+    def sample(self, n: int, instead: str | None = None) -> Sample | None:
+        """The n-th sample; None where its string does not fit the picture. ``instead``: what is drawn in the place of
+        what the caption says, all else being equal."""
         dice = Random(f"{self.seed}/{self.settings.split}/{n}")
         text = self.strings.choose(n, dice)
-        mask = self.writer.write(text, dice)
+        drawn = instead or (self._mixed_up(text, n) if self.settings.confused else text)
+        mask = self.writer.write(drawn, dice)
         if mask is None:
             return None
         foreground, background = self._pairs[pick(dice, len(self._pairs))]
@@ -94,8 +97,14 @@ class TextSource:
             key=f"{self.settings.split}-{n}",
             prompt=caption(template, text, foreground, background),
             image=torch.from_numpy(coloured(mask, foreground, background)),
-            text=text,
+            text=drawn,
         )
+
+    def _mixed_up(self, text: str, n: int) -> str:
+        """The string with some characters taken for others of their group. Rolled apart from all else, so that the
+        same samples come with and without it."""
+        dice = Random(f"{self.seed}/{self.settings.split}/{n}/confused")
+        return confused(text, self.settings.look_alikes, self.settings.confused, dice)
 
     def _templates(self, text: str) -> Sequence[str]:
         if self.settings.templates:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -43,6 +43,18 @@ def frequent() -> str:
 def pick(dice: Random, count: int) -> int:
     """A number below ``count``. ``random()`` alone is promised to be the same in all versions of Python."""
     return int(dice.random() * count)
+
+
+def confused(text: str, look_alikes: Sequence[str], part: float, dice: Random) -> str:
+    """Each character that stands in a group becomes another one of it with probability ``part``."""
+    groups = {character: group for group in look_alikes for character in group}
+    drawn = ""
+    for character in text:
+        others = groups.get(character, "").replace(character, "")
+        if others and dice.random() < part:
+            character = others[pick(dice, len(others))]
+        drawn += character
+    return drawn
 
 
 class Strings(Protocol):

@@ -15,7 +15,7 @@ import torch
 from qi_core import Place, QiError, typeface
 from qi_core.colours import NAMED, contrast
 from qi_core.glyphs import Legible, Reader
-from qi_plugins.source_text.component import RenderedText
+from qi_plugins.source_text.component import RenderedPairs, RenderedText
 from qi_plugins.source_text.live import TextSource
 from qi_plugins.source_text.strings import frequent, is_held_out
 
@@ -235,3 +235,33 @@ def test_it_leaves_the_cores_to_the_training() -> None:
 def test_the_settings_need_no_torch() -> None:
     code = "import sys, qi_plugins.source_text.component; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_look_alikes_are_mixed_up_while_the_caption_keeps_what_was_meant() -> None:
+    plain, mixed = (build(letters="OQX", look_alikes=("OQ",), confused=part) for part in (0.0, 0.4))
+    pairs = list(zip(plain.draw(300), mixed.draw(300), strict=True))
+    assert all(one.prompt == other.prompt for one, other in pairs), "captions, colours and order stay the same"
+    changed = [(a, b) for one, other in pairs for a, b in zip(one.text, other.text, strict=True)]
+    assert all(a == b for a, b in changed if a == "X")
+    share = sum(a != b for a, b in changed if a in "OQ") / sum(a in "OQ" for a, _ in changed)
+    assert 0.35 < share < 0.45
+    with pytest.raises(ValueError, match="each in one group only"):
+        RenderedText(look_alikes=("OQ", "QC"))
+    with pytest.raises(ValueError, match="without 'look_alikes'"):
+        RenderedText(confused=0.1)
+
+
+def test_a_pair_is_one_string_right_and_with_a_look_alike_in_it(tmp_path: Path) -> None:
+    words = RenderedText(height=16, width=80, lengths=(1, 5), look_alikes=("OQ", "EF", "MN"), foreground=ALL[:6])
+    here = Place(device=torch.device("cpu"), dtype=torch.float32, seed=0, folder=tmp_path)
+    source = RenderedPairs(text=words).build(here, 8)
+    reader = Reader(typesets=source.text.typesets())
+    pairs = source.draw(40)
+    for pair in pairs:
+        won, lost = (reader.read(i.float().div(127.5).sub(1).numpy()).text for i in (pair.winner, pair.loser))
+        assert f'"{won}"' in pair.prompt
+        assert won != lost
+        assert won.translate(str.maketrans("QFN", "OEM")) == lost.translate(str.maketrans("QFN", "OEM"))
+    assert source.report()["holds no character that has a look-alike"] > 0
+    with pytest.raises(ValueError, match="must name look_alikes"):
+        RenderedPairs(text=RenderedText())
