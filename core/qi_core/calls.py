@@ -124,6 +124,7 @@ class Caller:
         session, free = self._ready()
         async with free:
             name, data = await asyncio.to_thread(body) if body else (path, None)
+            last = BadAnswer()
             for turn in range(self.endpoint.retries + 1):
                 if turn:
                     await asyncio.sleep(pause(name, turn, self._backoff))
@@ -199,7 +200,9 @@ def _refuse(url: str, status: int, content: bytes) -> None:
     if status >= 500 or status in AGAIN:
         raise BadAnswer(f"status {status}")
     if status in (401, 403):
-        raise QiError(f"{url}: the server answers {status}, {_said(content)}; give its token by token_env or token_file")
+        raise QiError(
+            f"{url}: the server answers {status}, {_said(content)}; give its token by token_env or token_file"
+        )
     raise QiError(f"{url}: the server answers {status}, {_said(content)}; look at the url and at what listens there")
 
 

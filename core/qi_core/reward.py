@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from attrs import field, frozen
 
@@ -59,8 +59,11 @@ class Reward(Protocol):
 class RewardComponent(Protocol):
     """The settings of a reward."""
 
-    groupwise: ClassVar[bool]
-    """Whether it must see all candidates of a group in one call (it ranks them); else batches may be cut anyhow."""
+    @property
+    def groupwise(self) -> bool:
+        """Whether it must see all candidates of a group in one call (it ranks them); else batches may be cut anyhow.
+        A ``ClassVar[bool]`` where it is always so."""
+        ...
 
     def build(self, place: Place) -> Reward:
         """Load models, find the server. Raises QiError where they aren't there."""

@@ -30,6 +30,10 @@ class Unreadable(Exception):
     """A message that is none, or a picture in it; the text says why, for the other side to read."""
 
 
+class OtherSchema(Unreadable):
+    """A message of a version that isn't spoken here: no later one will be."""
+
+
 class Image(Struct, frozen=True, forbid_unknown_fields=True):
     """An RGB picture without loss."""
 
@@ -121,7 +125,7 @@ def decode(body: bytes, content_type: str, kind: type[M]) -> M:
     try:
         schema = library.decode(body, type=_Version).schema
         if schema != SCHEMA:
-            raise Unreadable(f"schema {schema!r}; wanted {SCHEMA}: both sides need versions of qi that fit")
+            raise OtherSchema(f"schema {schema}; wanted {SCHEMA}: both sides need versions of qi that fit")
         return library.decode(body, type=kind)  # type: ignore[no-any-return]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Unreadable(f"no {kind.__name__.lower()} ({error})") from error
@@ -218,7 +222,7 @@ def _unpacked(message: Image) -> bytes:
                         f"a PNG of {file.width}x{file.height}, mode {file.mode}; "
                         f"wanted {message.width}x{message.height}, mode RGB"
                     )
-                return file.tobytes()
+                return bytes(file.tobytes())
     except Unreadable:
         raise
     except Exception as error:  # broken files make Pillow raise almost anything

@@ -8,9 +8,17 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
+from typing import Any
 
+from attrs import evolve
+
+from qi_core.calls import together
 from qi_core.errors import QiError
 from qi_core.reward import Candidate, Reward, Scores
+
+NO_NUMBER = "no finite number"
+NO_REASON = "no reason told"
+"""Reasons that are counted here, where a reward gives none."""
 
 
 class Scorer:
@@ -18,19 +26,25 @@ class Scorer:
 
     def __init__(self, rewards: Mapping[str, Reward]) -> None:
         self._rewards = dict(rewards)
+        self._work: set[asyncio.Task[Any]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="qi-rewards", daemon=True)
         self._thread.start()
 
     def submit(self, candidates: Sequence[Candidate]) -> Future[dict[str, Scores]]:
         """Judge them by every reward, all at once, without waiting. What comes back has one value a candidate, each a
-        finite number or None."""
-        return asyncio.run_coroutine_threadsafe(self._all(list(candidates)), self._loop)
+        finite number or None; as many failures are counted as there are Nones. It raises what a reward raises."""
+        if not self._thread.is_alive():
+            raise QiError("rewards: closed already; nothing can be judged any more")
+        return asyncio.run_coroutine_threadsafe(self._all(tuple(candidates)), self._loop)
 
     def close(self) -> None:
-        """End every reward and the thread."""
-        if self._thread.is_alive():
+        """End what is still going on, every reward, and the thread. A second call does nothing."""
+        if not self._thread.is_alive():
+            return
+        try:
             asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
+        finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
@@ -41,24 +55,51 @@ class Scorer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
-    async def _all(self, candidates: list[Candidate]) -> dict[str, Scores]:
-        found = await asyncio.gather(*(reward.score(candidates) for reward in self._rewards.values()))
-        return {name: checked(name, scores, len(candidates)) for name, scores in zip(self._rewards, found, strict=True)}
+    async def _all(self, candidates: tuple[Candidate, ...]) -> dict[str, Scores]:
+        task = asyncio.current_task()
+        assert task is not None
+        self._work.add(task)
+        try:
+            found = await together([self._one(name, candidates) for name in self._rewards])
+            return dict(zip(self._rewards, found, strict=True))
+        finally:
+            self._work.discard(task)
+
+    async def _one(self, name: str, candidates: tuple[Candidate, ...]) -> Scores:
+        if not candidates:
+            return Scores(values=())
+        try:
+            return checked(name, await self._rewards[name].score(candidates), len(candidates))
+        except Exception as error:
+            error.add_note(f"while the reward {name!r} judged {len(candidates)} pictures")
+            raise
 
     async def _close(self) -> None:
-        for reward in self._rewards.values():
-            await reward.close()
+        pending = list(self._work)
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        ended = await asyncio.gather(*(reward.close() for reward in self._rewards.values()), return_exceptions=True)
+        for result in ended:
+            if isinstance(result, BaseException):
+                raise result
 
 
 def checked(name: str, scores: Scores, count: int) -> Scores:
-    """The scores with what is no finite number as None, counted. Raises QiError unless there is one a candidate."""
-    from attrs import evolve
+    """The scores with None for what is no finite number, and every None counted. Raises QiError unless there is one
+    value a candidate, in the parts too."""
+    for what, values in {"values": scores.values, **scores.parts}.items():
+        if len(values) != count:
+            raise QiError(f"reward {name!r}: {len(values)} {what} for {count} pictures; wanted one each")
+    values = tuple(map(_finite, scores.values))
+    parts = {part: tuple(map(_finite, found)) for part, found in scores.parts.items()}
+    failures = dict(scores.failures)
+    if strange := values.count(None) - scores.values.count(None):
+        failures[NO_NUMBER] = failures.get(NO_NUMBER, 0) + strange
+    if (untold := values.count(None) - sum(failures.values())) > 0:
+        failures[NO_REASON] = failures.get(NO_REASON, 0) + untold
+    return evolve(scores, values=values, parts=parts, failures=failures)
 
-    if len(scores.values) != count:
-        raise QiError(f"reward {name!r}: {len(scores.values)} values for {count} pictures; wanted one each")
-    strange = [value is not None and not math.isfinite(value) for value in scores.values]
-    if not any(strange):
-        return scores
-    values = tuple(None if odd else value for value, odd in zip(scores.values, strange, strict=True))
-    failures = {**scores.failures, "no finite number": scores.failures.get("no finite number", 0) + sum(strange)}
-    return evolve(scores, values=values, failures=failures)
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

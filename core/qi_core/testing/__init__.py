@@ -18,6 +18,7 @@ from qi_core.testing.listeners import check_evaluation as check_evaluation
 from qi_core.testing.listeners import check_tracker as check_tracker
 from qi_core.testing.models import check_denoiser as check_denoiser
 from qi_core.testing.models import check_sampler as check_sampler
+from qi_core.testing.rewards import check_reward as check_reward
 from qi_core.testing.source import check_source as check_source
 from qi_core.testing.store import check_store as check_store
 from qi_core.testing.training import check_objective as check_objective
@@ -33,6 +34,7 @@ __all__ = [
     "check_objective",
     "check_optimizer",
     "check_parallel",
+    "check_reward",
     "check_sampler",
     "check_source",
     "check_store",
