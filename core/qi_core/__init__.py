@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from qi_core.optimizer import OptimizerComponent as OptimizerComponent
     from qi_core.parallel import ParallelComponent as ParallelComponent
     from qi_core.parallel import Strategy as Strategy
+    from qi_core.place import Closing as Closing
     from qi_core.place import Component as Component
     from qi_core.place import Place as Place
     from qi_core.reward import Candidate as Candidate
@@ -102,7 +103,7 @@ _HOME = {
     "objective": ("Loss", "Mean", "Objective"),
     "optimizer": ("Optimizer", "OptimizerComponent"),
     "parallel": ("ParallelComponent", "Strategy"),
-    "place": ("Component", "Place"),
+    "place": ("Closing", "Component", "Place"),
     "reward": ("Candidate", "Reward", "RewardComponent", "Scores"),
     "rollouts": ("NoisyStep", "Rollout", "Rollouts"),
     "sampler": ("Record", "Sampler", "Step", "StochasticSampler", "Transition"),

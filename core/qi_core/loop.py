@@ -17,6 +17,7 @@ from qi_core.dice import Dice
 from qi_core.errors import QiError
 from qi_core.feed import Feed
 from qi_core.objective import Mean
+from qi_core.place import Closing
 from qi_core.run import Run
 from qi_core.source import OnPolicy
 from qi_core.tracker import Ended, Start, StepDone
@@ -41,7 +42,7 @@ def train(run: Run) -> Ended:
         Start(folder=run.folder, step=run.step, steps=run.train.steps, parameters=parameters, notes=tuple(run.notes))
     )
     ahead = 0 if isinstance(run.source, OnPolicy) else run.train.prefetch
-    with Signals() as signals, Feed(run.source, run.train.batch, ahead) as feed:
+    with closing(run), Signals() as signals, Feed(run.source, run.train.batch, ahead) as feed:
         chores.changes(run)
         if run.step == 0 and run.train.evaluate_first:
             chores.evaluate(run, last=True)
@@ -97,7 +98,7 @@ def step(run: Run, feed: Feed) -> StepDone:
         for name, mean in loss.parts.items():
             parts[name] = parts[name].merged(mean) if name in parts else mean
     with watch("step"):
-        norm = _update(run)
+        norm = _update(run) if len(ready.batch) else 0.0  # rollouts may have nothing to teach: then nothing moves
     run.step += 1
     run.position = ready.position
     return StepDone(
@@ -107,7 +108,7 @@ def step(run: Run, feed: Feed) -> StepDone:
         grad_norm=norm,
         samples=len(ready.batch),
         seconds=watch.seconds,
-        parts=_means(run, parts),
+        parts=_means(run, parts) | (dict(run.source.figures()) if isinstance(run.source, OnPolicy) else {}),
     )
 
 
@@ -151,6 +152,17 @@ def summary(run: Run) -> tuple[str, ...]:
         why = "not finite, or far larger than usual" if run.train.spike else "not finite"
         lines.append(f"{run.skipped_updates} updates were left out: their gradients were {why}")
     return tuple(lines)
+
+
+@contextmanager
+def closing(run: Run) -> Generator[None]:
+    """Afterwards, whatever happened, parts that hold threads or connections let go of them."""
+    try:
+        yield
+    finally:
+        for part in (run.source, *(item.evaluation for item in run.evaluations)):
+            if isinstance(part, Closing):
+                part.close()
 
 
 class Watch:

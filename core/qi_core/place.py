@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 from attrs import frozen, has
 from attrs.exceptions import FrozenInstanceError
@@ -39,6 +39,15 @@ class Component(Protocol[T_co]):
 
     def build(self, place: Place) -> T_co:
         """Make the working thing. Raises QiError where the settings don't fit the world (a file that isn't there)."""
+        ...
+
+
+@runtime_checkable
+class Closing(Protocol):
+    """A live source or evaluation that holds threads, processes or connections."""
+
+    def close(self) -> None:
+        """Let go of them. Called when the run's training ends, however it ends."""
         ...
 
 

@@ -55,6 +55,10 @@ class OnPolicy(Protocol):
         """Take them back, after ``load_state_dict``."""
         ...
 
+    def figures(self) -> Mapping[str, float]:
+        """Of what the last batch is a part of, to log beside the objective's parts: rewards, groups dropped, ..."""
+        ...
+
 
 class SourceComponent(Protocol[B_co]):
     """The settings of a source."""
