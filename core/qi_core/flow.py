@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from attrs import frozen
@@ -91,6 +92,34 @@ def shift_time(t: Tensor, factor: Tensor | float) -> Tensor:
     """Move times toward noise: odds of sigma = 1 - t times ``factor``; sigma' = f / (f + 1/sigma - 1)."""
     # In terms of t, with no division by zero at either end: t' = t / (t + f (1 - t)).
     return t / (t + factor * (1 - t))
+
+
+def draw(
+    data: Latents,
+    generators: Sequence[torch.Generator],
+    times: Literal["logit-normal", "uniform"],
+    mean: float = 0.0,
+    std: float = 1.0,
+    shift: Shift = "none",
+) -> tuple[Tensor, Tensor]:
+    """A time and noise for each sample: t (B,) float32 in [0, 1] and x_1 (N, D) float32 ~ N(0, I), beside the data.
+
+    ``generators`` (CPU), one a sample: time first, then noise, so that a sample's draws depend on its own alone.
+    Logit-normal: t = sigmoid(mean + std n), n ~ N(0, 1).
+    """
+    drawn: list[Tensor] = []
+    noise = torch.empty(data.tokens.shape)
+    for generator, own in zip(generators, torch.split(noise, list(data.lengths)), strict=True):
+        one = torch.rand if times == "uniform" else torch.randn
+        drawn.append(one((), generator=generator))
+        own.normal_(generator=generator)
+    t = torch.stack(drawn)
+    if times == "logit-normal":
+        # One by one: the vector form rounds differently at other places of the batch.
+        t = torch.stack([torch.sigmoid(one) for one in (mean + std * t).unbind()])
+    t = shift_time(t, torch.tensor([shift_factor(shift, tokens) for tokens in data.lengths]))
+    device = data.tokens.device
+    return t.to(device), noise.to(device)
 
 
 def time_grid(steps: int, tokens: Sequence[int], shift: Shift = "none") -> Tensor:

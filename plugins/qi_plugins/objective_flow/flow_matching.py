@@ -76,22 +76,7 @@ class FlowMatching:
 
     def _draw(self, data: Latents, slots: tuple[int, ...], dice: Dice) -> tuple[Tensor, Tensor]:
         """(t, noise): (B,) and (N, D). Each sample's draws depend on its slot alone."""
-        import torch
-
         from qi_core import flow
 
-        lengths = data.lengths
-        drawn: list[Tensor] = []
-        noise = torch.empty(data.tokens.shape)
-        for slot, own in zip(slots, torch.split(noise, list(lengths)), strict=True):
-            generator = dice.roll(slot)
-            draw = torch.rand if self.times == "uniform" else torch.randn
-            drawn.append(draw((), generator=generator))
-            own.normal_(generator=generator)
-        t = torch.stack(drawn)
-        if self.times == "logit-normal":
-            # One by one: the vector form rounds differently at other places of the batch.
-            t = torch.stack([torch.sigmoid(one) for one in (self.mean + self.std * t).unbind()])
-        t = flow.shift_time(t, torch.tensor([flow.shift_factor(self.shift, tokens) for tokens in lengths]))
-        device = data.tokens.device
-        return t.to(device), noise.to(device)
+        generators = [dice.roll(slot) for slot in slots]
+        return flow.draw(data, generators, self.times, self.mean, self.std, self.shift)
