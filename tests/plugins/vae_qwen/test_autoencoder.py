@@ -61,7 +61,9 @@ def test_small_batches_change_nothing(make: Any) -> None:
     _, whole = make()
     _, cut = make({"batch_pixels": 1})
     images = pictures()
-    assert apart(whole.encode(images).tokens, cut.encode(images).tokens) <= 1e-6
+    wanted = whole.encode(images).tokens
+    # Of the largest value: which kernel serves a batch of two and which a single picture differs between processors.
+    assert apart(cut.encode(images).tokens, wanted) <= 1e-6 * wanted.abs().max().item()
 
 
 def test_mean_and_std_are_applied_on_both_sides(make: Any) -> None:
