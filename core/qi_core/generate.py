@@ -22,6 +22,14 @@ TOKENS = 16384
 """Of pictures and references that are drawn at once: four of 1024x1024, whose tokens are of 16x16 pixels."""
 
 
+def eight_bits(image: Tensor) -> Tensor | None:
+    """(3, H, W) in [-1, 1] -> uint8 on the CPU, as rewards judge it; None if a value is no number."""
+    values = image.float().cpu()
+    if not bool(torch.isfinite(values).all()):
+        return None
+    return ((values.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
 @frozen(kw_only=True, eq=False)
 class Painter:
     """Draws pictures. Picture i of a call depends on the seed and i alone, not on what is drawn beside it."""

@@ -85,6 +85,20 @@ class Scorer:
                 raise result
 
 
+def verdict(asked: Future[dict[str, Scores]]) -> dict[str, Scores]:
+    """What rewards said of what was submitted; waits for it. Raises QiError whatever they raised."""
+    try:
+        return asked.result()
+    except QiError:
+        raise
+    except Exception as error:
+        notes = "; ".join(getattr(error, "__notes__", ()))
+        raise QiError(
+            f"rewards: {type(error).__name__}: {error}{f' ({notes})' if notes else ''}; wanted a score or None a "
+            "picture; mend the reward and go on from the last checkpoint"
+        ) from error
+
+
 def checked(name: str, scores: Scores, count: int) -> Scores:
     """The scores with None for what is no finite number, and every None counted. Raises QiError unless there is one
     value a candidate, in the parts too."""

@@ -147,12 +147,13 @@ class OnPolicySource(ABC, Generic[Item, BatchOf]):
         verdict = Verdict.of(self.settings, phase)
         self.skipped.update(phase.failures)
         self._items = self.items(phase, verdict)
-        self._figures = {
+        told = {
             **verdict.figures(),
             **self._told(self._items.values()),
             "left out": 1 - len(self._items) / self.size,
             **{f"seconds/{name}": value for name, value in phase.seconds.items()},
         }
+        self._figures = {f"rollout/{name}": value for name, value in told.items()}
         numbers, dice = list(self._items), Dice(self._seed, self._phase)
         for turn in range(self.settings.passes):
             lots = torch.randperm(len(numbers), generator=dice.roll(turn, "order")).tolist()

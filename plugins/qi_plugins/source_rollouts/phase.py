@@ -18,13 +18,13 @@ from torch import Tensor
 from qi_core.data import Condition, Latents
 from qi_core.denoiser import Denoiser
 from qi_core.dice import Dice
-from qi_core.errors import QiError
 from qi_core.flow import Guided
+from qi_core.generate import eight_bits
 from qi_core.models import Models
 from qi_core.reward import Candidate, Scores
 from qi_core.rollouts import NoisyStep
 from qi_core.sampler import StochasticSampler
-from qi_core.scoring import Scorer
+from qi_core.scoring import Scorer, verdict
 from qi_core.stochastic import integrate
 from qi_plugins.source_rollouts.component import Drawing
 from qi_plugins.source_rollouts.prompts import Task
@@ -200,7 +200,7 @@ class Judging:
         """Submits what can be: everything, or where a reward compares, whole groups. Raises what a reward raised."""
         for _, future in self._asked:
             if future.done():
-                result_of(future)
+                verdict(future)
         self._total += len(pictures)
         self._keys += [picture.key for picture in pictures]
         self._waiting += [
@@ -217,7 +217,7 @@ class Judging:
         found: dict[str, dict[str, float | None]] = {name: {} for name in self._names}
         failures: dict[str, int] = {}
         for keys, future in self._asked:
-            for name, scores in result_of(future).items():
+            for name, scores in verdict(future).items():
                 found[name] |= dict(zip(keys, scores.values, strict=True))
                 for reason, count in scores.failures.items():
                     told = f"reward {name}: {reason}"
@@ -226,20 +226,6 @@ class Judging:
         if unfit := len(self._keys) - judged:
             failures["pictures with values that are no numbers"] = unfit
         return {name: tuple(values.get(key) for key in self._keys) for name, values in found.items()}, failures
-
-
-def result_of(future: Future[dict[str, Scores]]) -> dict[str, Scores]:
-    """What the rewards said. Raises QiError whatever they raised."""
-    try:
-        return future.result()
-    except QiError:
-        raise
-    except Exception as error:
-        notes = "; ".join(getattr(error, "__notes__", ()))
-        raise QiError(
-            f"rewards: {type(error).__name__}: {error}{f' ({notes})' if notes else ''}; wanted a score or None a "
-            "picture; mend the reward and go on from the last checkpoint"
-        ) from error
 
 
 def candidate(picture: Picture, group: Group) -> Candidate:
@@ -254,14 +240,6 @@ def candidate(picture: Picture, group: Group) -> Candidate:
         text=task.text,
         references=task.references,
     )
-
-
-def eight_bits(image: Tensor) -> Tensor | None:
-    """(3, H, W) in [-1, 1] -> uint8 on the CPU; None if a value is no number."""
-    values = image.float().cpu()
-    if not bool(torch.isfinite(values).all()):
-        return None
-    return ((values.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 @contextmanager

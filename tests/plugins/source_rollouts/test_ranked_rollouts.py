@@ -75,7 +75,7 @@ def test_whole_group_ties_are_dropped_and_counted(build: Callable[..., Any]) -> 
     pairs = source.draw(4)
     assert sorted(pair.prompt for pair in pairs) == ["ab", "g"]
     assert source.report() == {"groups with equal rewards": 1, "reward bright: no reason told": 3}
-    assert source.figures()["margin"] > 0
+    assert source.figures()["rollout/margin"] > 0
     nothing = build(evolve(SMALL, rewards=(Weighted(name="same", reward=Judge(says=lambda _: 0.5)),)))
     assert len(nothing.draw(4)) == 0
 

@@ -66,8 +66,8 @@ def test_a_rollout_is_groups_of_pictures_with_advantages(build: Callable[..., Ro
         assert len({item.prompt for item in own}) == 1
         assert all(item.rewards == {"bright": item.reward} for item in own)
     assert sum(item.advantage for item in batch) == pytest.approx(0, abs=1e-9)
-    assert batch.figures["advantage"] == pytest.approx(0, abs=1e-9)
-    assert batch.figures["reward"] == pytest.approx(sum(item.reward for item in batch) / 12)
+    assert batch.figures["rollout/advantage"] == pytest.approx(0, abs=1e-9)
+    assert batch.figures["rollout/reward"] == pytest.approx(sum(item.reward for item in batch) / 12)
 
 
 def test_equal_prompts_are_groups_of_their_own(build: Callable[..., RolloutSource]) -> None:
@@ -149,7 +149,7 @@ def test_ties_are_dropped_and_counted(build: Callable[..., RolloutSource]) -> No
     assert sorted({item.prompt for item in batch}) == ["ab", "ef"]
     assert len(batch) == 8
     assert source.report() == {"groups with equal rewards": 1}
-    assert batch.figures["ties"] == pytest.approx(1 / 3)
+    assert batch.figures["rollout/ties"] == pytest.approx(1 / 3)
     kept = build(evolve(tied, drop_ties=False)).draw(12)
     assert [item.advantage for item in kept if item.prompt == "cd"] == [0.0] * 4
 
@@ -161,8 +161,8 @@ def test_all_equal_is_nothing_to_learn(build: Callable[..., RolloutSource]) -> N
         assert len(batch) == 0
         assert batch.fresh
         assert batch.split(2) == []
-    assert batch.figures["reward"] == pytest.approx(0.1)
-    assert batch.figures["left out"] == 1
+    assert batch.figures["rollout/reward"] == pytest.approx(0.1)
+    assert batch.figures["rollout/left out"] == 1
 
 
 @pytest.mark.parametrize("fault", [None, float("nan"), float("inf")])
@@ -178,7 +178,7 @@ def test_what_cannot_be_judged_is_masked_and_never_0(build: Callable[..., Rollou
         rewards = torch.tensor([item.reward for item in batch if item.group == group], dtype=torch.float64)
         wanted = (rewards - rewards.mean()) / (rewards.std(correction=0) + SMALL.eps)
         assert [item.advantage for item in batch if item.group == group] == pytest.approx(wanted.tolist())
-    assert batch.figures["masked"] == pytest.approx(0.25)
+    assert batch.figures["rollout/masked"] == pytest.approx(0.25)
     assert sum(source.report().values()) == 3
     assert all("reward bright" in reason for reason in source.report())
 
@@ -187,7 +187,7 @@ def test_a_watched_reward_is_told_and_changes_nothing(build: Callable[..., Rollo
     watched = Weighted(name="held-out", weight=0.0, reward=Judge(says=lambda c: None if c.key.endswith("/1") else 7.0))
     batch, alone = build(evolve(SMALL, rewards=(BRIGHT, watched))).draw(12), build().draw(12)
     assert [item.advantage for item in batch] == [item.advantage for item in alone]
-    assert batch.figures["watched/held-out"] == 7.0
+    assert batch.figures["rollout/watched/held-out"] == 7.0
     assert {"held-out" in item.rewards for item in batch} == {True, False}
 
 
@@ -334,4 +334,4 @@ def stored(source: RolloutSource) -> tuple[dict[str, Any], Mapping[str, Tensor]]
 
 
 def without_seconds(batch: Rollouts) -> Rollouts:
-    return evolve(batch, figures={k: v for k, v in batch.figures.items() if not k.startswith("seconds/")})
+    return evolve(batch, figures={k: v for k, v in batch.figures.items() if not k.startswith("rollout/seconds/")})
