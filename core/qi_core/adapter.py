@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -21,6 +21,10 @@ class Adapter(Protocol):
     def off(self) -> AbstractContextManager[None]:
         """The denoiser computes as if the adapter were not there, inside. Not between a forward and its backward: with
         activation checkpointing the backward pass would compute another network's activations."""
+        ...
+
+    def notes(self) -> Sequence[str]:
+        """What is told when the run starts: what is adapted, and what was left out and why."""
         ...
 
 

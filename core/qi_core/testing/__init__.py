@@ -11,6 +11,7 @@ Every check is quick (tiny data, CPU, float32) and needs no test framework.
 
 from __future__ import annotations
 
+from qi_core.testing.adapters import check_adapter as check_adapter
 from qi_core.testing.component import check_component as check_component
 from qi_core.testing.encoders import check_autoencoder as check_autoencoder
 from qi_core.testing.encoders import check_conditioner as check_conditioner
@@ -26,6 +27,7 @@ from qi_core.testing.training import check_optimizer as check_optimizer
 from qi_core.testing.training import check_parallel as check_parallel
 
 __all__ = [
+    "check_adapter",
     "check_autoencoder",
     "check_component",
     "check_conditioner",
