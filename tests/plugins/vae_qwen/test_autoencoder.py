@@ -63,7 +63,7 @@ def test_small_batches_change_nothing(make: Any) -> None:
     images = pictures()
     wanted = whole.encode(images).tokens
     # Of the largest value: which kernel serves a batch of two and which a single picture differs between processors.
-    assert apart(cut.encode(images).tokens, wanted) <= 1e-6 * wanted.abs().max().item()
+    assert apart(cut.encode(images).tokens, wanted) <= 2e-6 * wanted.abs().max().item()
 
 
 def test_mean_and_std_are_applied_on_both_sides(make: Any) -> None:
