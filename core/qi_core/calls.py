@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import os
 import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -145,13 +146,14 @@ class Caller:
         import aiohttp
 
         url = self.endpoint.url.rstrip("/") + path
+        sent = None if data is None else io.BytesIO(data)  # sent piece by piece: bytes at once would hold up the loop
         try:
             async with session.request(
-                "GET" if data is None else "POST", url, data=data, headers=headers, allow_redirects=False
+                "GET" if data is None else "POST", url, data=sent, headers=headers, allow_redirects=False
             ) as response:
-                content = await _whole(response)
-                _refuse(url, response.status, content)
-                return read(content)
+                answer = await _whole(response)
+                _refuse(url, response.status, answer)
+                return read(answer)
         except TimeoutError as error:
             raise BadAnswer("no answer in time") from error
         except aiohttp.InvalidURL as error:

@@ -168,7 +168,7 @@ async def _judged(judge: Judge, body: bytes, content_type: str, limits: Limits) 
     from qi_core import reward_wire as wire
 
     def read() -> tuple[wire.Request, bytes]:
-        return wire.decode(body, content_type, wire.Request), hashlib.blake2b(body).digest()
+        return wire.decode(body, content_type, wire.Request), hashlib.sha256(body).digest()
 
     try:
         request, digest = await asyncio.to_thread(read)

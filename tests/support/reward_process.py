@@ -20,7 +20,7 @@ from qi_core import Candidate, Scores
 from qi_core import reward_wire as wire
 from qi_core.reward_server import Judge, Served, application
 
-FAULTS = ("good", "flaky", "slow", "nan", "count", "schema", "oversize", "garbage")
+FAULTS = ("good", "flaky", "slow", "nan", "count", "another", "schema", "oversize", "garbage")
 _calls = count(1)
 
 
@@ -63,6 +63,7 @@ async def fault(request: web.Request, handler: object) -> web.StreamResponse:
     answer = wire.decode(response.body, wire.MSGPACK, wire.Answer)
     body = {
         "count": wire.encode(replace(answer, values=answer.values[1:]), wire.MSGPACK),
+        "another": wire.encode(replace(answer, id="another"), wire.MSGPACK),
         "schema": wire.encode(replace(answer, schema=wire.SCHEMA + 1), wire.MSGPACK),
         "oversize": bytes(17 * 2**20),
         "garbage": b"\x80\x04K\x01.",  # the number one, pickled

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -17,12 +18,15 @@ from attrs import evolve, frozen
 
 from qi_core import Candidate, Place, QiError, Scores
 from qi_core.calls import pause
+from qi_core.reward_server import Judge, Served, application
 from qi_core.reward_wire import Limits
 from qi_core.scoring import Scorer
 from qi_core.testing import check_component, check_reward
 from qi_core.testing.rewards import some_candidates
 from qi_plugins.reward_http.client import TOO_LARGE, Remote
 from qi_plugins.reward_http.component import Http
+from support.listening import listening
+from support.reward_process import Brightness
 
 SCRIPT = Path(__file__).parents[2] / "support" / "reward_process.py"
 
@@ -100,6 +104,15 @@ def test_both_encodings_carry_every_pixel_and_parts_come_along(process: Process,
         assert scores.values == scores.parts["brightness"] == brightness(candidates)
 
 
+@pytest.mark.parametrize("encoding", ["raw", "png"])
+def test_pictures_of_megabytes_arrive(place: Place, tmp_path: Path, encoding: Literal["raw", "png"]) -> None:
+    candidates = some_candidates(3, height=900, width=800)
+    judge = Judge({"brightness": Served(reward=Brightness(tmp_path / "log"), groupwise=False)})
+    with listening(application(judge)) as url:
+        scores = scored(Http(url=url, reward="brightness", encoding=encoding).build(place), candidates)
+    assert scores.values == brightness(candidates)
+
+
 def test_a_server_that_fails_drops_and_hangs_one_call_in_twenty_each_loses_and_biases_nothing(
     process: Process, place: Place
 ) -> None:
@@ -124,6 +137,7 @@ def test_an_answer_that_takes_longer_than_the_patience_is_fetched_later_and_judg
     ("fault", "reason"),
     [
         ("count", "no answer to what was asked"),
+        ("another", "no answer to what was asked"),
         ("garbage", "no answer to what was asked"),
         ("oversize", "an answer of too many bytes"),
     ],
