@@ -234,6 +234,8 @@ class StoredError:
     winner: float
     """|v_ref(x_t) - v|^2, the mean over the picture's values."""
     loser: float
+    t: float | None = None
+    """The time that the seed gave, where it is known: another one now means that times are drawn otherwise."""
 
 
 @frozen(kw_only=True, eq=False)
