@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import isfinite
 from typing import TYPE_CHECKING, ClassVar
 
 from attrs import Attribute, field, frozen, validators
@@ -70,8 +71,8 @@ class VlmJudge(Endpoint):
     """Of an answer; one that is cut off there is no verdict."""
 
     def __attrs_post_init__(self) -> None:
-        if self.lowest == self.highest:
-            raise ValueError("'lowest' and 'highest' are the same; wanted the two ends of the range")
+        if self.lowest == self.highest or not (isfinite(self.lowest) and isfinite(self.highest)):
+            raise ValueError(f"'lowest' and 'highest' are {self.lowest} and {self.highest}; wanted the ends of a range")
 
     def build(self, place: Place) -> Judge:
         from qi_plugins.reward_vlm.judge import build

@@ -227,7 +227,8 @@ def test_a_model_that_is_not_there_is_told_when_the_run_starts(place: Place) -> 
         ({"pattern": "Score: (\\d"}, "no regular expression"),
         ({"pattern": "(Score): (\\d)"}, "2 groups; wanted one"),
         ({"question": "How good is it?"}, "wanted {prompt} or {text}"),
-        ({"lowest": 5.0}, "the two ends"),
+        ({"lowest": 5.0}, "the ends of a range"),
+        ({"lowest": float("nan")}, "the ends of a range"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], told: str) -> None:
