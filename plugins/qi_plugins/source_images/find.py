@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 from attrs import define, field
 
+from qi_core.blob import Blob
 from qi_core.errors import QiError
+from qi_core.jsonlines import records
 from qi_core.pixels import Unusable
-from qi_plugins.source_images.entry import EXTENSIONS, Blob, Entry, Limits, Skip, caption_of
+from qi_core.skipped import Skip
+from qi_plugins.source_images.entry import EXTENSIONS, Entry, Limits, caption_of
 from qi_plugins.source_images.shards import read_shard
 
 
@@ -89,40 +91,14 @@ def _walk(root: Path, skip: Skip) -> Iterator[str]:
 
 def _lines(path: Path, prefix: str, limits: Limits, skip: Skip) -> Iterator[Entry]:
     """``prefix`` stands before the keys, so that they are unique over several files."""
-    try:
-        with path.open("rb") as file:
-            for number, line in _bounded_lines(file, limits.line):
-                if line is None:
-                    skip(f"{prefix}line {number}", "line too long", f"more than {limits.line} bytes")
-                elif line.strip():
-                    try:
-                        yield _line(line, prefix, number, path.parent)
-                    except Unusable as error:
-                        skip(f"{prefix}line {number}", error.reason, error.detail)
-    except OSError as error:
-        raise QiError(f"source.path = {str(path)!r}: cannot be read ({error.strerror}); check the file") from error
+    for number, record in records(path, prefix, limits.line, skip):
+        try:
+            yield _line(record, prefix, number, path.parent)
+        except Unusable as error:
+            skip(f"{prefix}line {number}", error.reason, error.detail)
 
 
-def _bounded_lines(file: BinaryIO, most: int) -> Iterator[tuple[int, bytes | None]]:
-    """Lines with their numbers from 1; None for one that is longer than ``most``, which is never held in memory."""
-    number, too_long = 1, False
-    while piece := file.readline(most + 1):
-        ends = piece.endswith(b"\n")
-        too_long = too_long or (len(piece) > most and not ends)
-        if ends or len(piece) <= most:
-            yield number, None if too_long else piece
-            number, too_long = number + 1, False
-    if too_long:
-        yield number, None
-
-
-def _line(line: bytes, prefix: str, number: int, folder: Path) -> Entry:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:  # RecursionError: [[[[...
-        raise Unusable("line is no JSON object", str(error)) from error
-    if not isinstance(record, dict):
-        raise Unusable("line is no JSON object", f"a {type(record).__name__}")
+def _line(record: dict[str, Any], prefix: str, number: int, folder: Path) -> Entry:
     image = next((record[name] for name in ("image", "file_name") if name in record), None)
     if not isinstance(image, str):
         raise Unusable("line names no image", f"keys: {', '.join(record)}"[:200])

@@ -6,15 +6,17 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 from attrs import frozen
 
+from qi_core.blob import Blob, opened
 from qi_core.data import Sample
-from qi_core.pixels import Colour, Unusable, decode, prepare, read_header, resize, size_of
+from qi_core.pixels import Colour, Unusable, decode, prepare, resize, size_of
+from qi_core.shuffling import number_of
 from qi_core.sizes import Size, crop_box, cropped, nearest, own_size, scale
-from qi_plugins.source_images.entry import Blob, Entry, Limits, Skip
+from qi_core.skipped import Skip
+from qi_plugins.source_images.entry import Entry, Limits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +44,7 @@ class Fit:
         """A digest of caption, sizes in pixels and sizes in bytes; nothing is decoded. Raises Unusable."""
         digest = hashlib.blake2b(self.caption(entry).encode(), digest_size=16)
         for number, blob in enumerate((entry.image, *entry.references)):
-            with _named(number), _opened(blob, self.limits) as (image, size):
+            with _named(number), opened(blob, self.limits.file, self.limits.pixels) as (image, size):
                 picture = size_of(image)
                 self._target(picture, reference=number > 0)
                 digest.update(f"/{picture.height}x{picture.width}/{size}".encode())
@@ -88,7 +90,7 @@ class Fit:
     def _pixels(self, blob: Blob, number: int, key: str, epoch: int, flip: bool) -> Tensor:
         import torch
 
-        with _named(number), _opened(blob, self.limits) as (image, _):
+        with _named(number), opened(blob, self.limits.file, self.limits.pixels) as (image, _):
             picture = size_of(image)
             target = self._target(picture, reference=number > 0)
             rgb = decode(image, scale(picture, target), self.background)
@@ -121,25 +123,6 @@ def scan(entries: Sequence[Entry], fit: Fit, workers: int, skip: Skip) -> Iterat
                     skip(entry.key, verdict.reason, verdict.detail)
                 else:
                     yield entry, verdict
-
-
-def permutation(seed: int, epoch: int, size: int) -> np.ndarray[Any, np.dtype[np.intp]]:
-    """The order of an epoch. Raw bits, sorted: NumPy promises the stream of bits for ever, not its shuffles."""
-    bits = np.random.PCG64(number_of(f"{seed}/{epoch}/order")).random_raw(size)
-    return np.argsort(bits, kind="stable")
-
-
-def number_of(name: str) -> int:
-    """64 bits from a name (which may hold bytes of a file name that are no text)."""
-    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
-
-
-@contextmanager
-def _opened(blob: Blob, limits: Limits) -> Iterator[tuple[Any, int]]:
-    """The picture with its header read and judged, and its size in bytes. Raises Unusable."""
-    file, size = blob.open(limits.file)
-    with file:
-        yield read_header(file, limits.pixels), size
 
 
 @contextmanager

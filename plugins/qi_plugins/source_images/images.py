@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from attrs import Attribute, field, frozen, validators
@@ -12,10 +11,10 @@ from qi_core.errors import QiError
 from qi_core.place import Place
 
 if TYPE_CHECKING:
+    from qi_core.skipped import Skipped
     from qi_core.source import Source
     from qi_plugins.source_images.find import Found
     from qi_plugins.source_images.fit import Fit
-    from qi_plugins.source_images.skipped import Skipped
 
 _PILLOWS_OWN_LIMIT = 89_478_485
 
@@ -81,28 +80,24 @@ class Images:
 
     def build(self, place: Place, multiple: int) -> Source[Samples]:
         """Finds the samples and reads every caption and header. Raises QiError if nothing is usable."""
+        from qi_core.shuffling import Fingerprint
+        from qi_core.skipped import Skipped
         from qi_plugins.source_images.find import find
         from qi_plugins.source_images.fit import scan
-        from qi_plugins.source_images.live import Fingerprint, ImageSource
-        from qi_plugins.source_images.skipped import Skipped
+        from qi_plugins.source_images.live import ImageSource
 
         fit = self._fit(place.seed, multiple)
         skipped = Skipped(place.folder, self.path)
         found = find(self.path, self.caption_extension, fit.limits, skipped)
-        keys, contents = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
-        entries = []
-        for entry, digest in scan(found.entries, fit, self.workers, skipped):
-            entries.append(entry)
-            name = entry.key.encode("utf-8", "surrogatepass") + b"\n"
-            keys.update(name)
-            contents.update(name + digest)
-        if not entries:
+        usable = list(scan(found.entries, fit, self.workers, skipped))
+        if not usable:
             raise self._nothing(found, skipped)
         return ImageSource(
             path=self.path,
-            entries=entries,
-            fingerprint=Fingerprint(keys=keys.hexdigest(), contents=contents.hexdigest()),
-            fit=fit,
+            entries=[entry for entry, _ in usable],
+            fingerprint=Fingerprint.of([(entry.key, digest) for entry, digest in usable]),
+            make=fit.make,
+            seed=fit.seed,
             skipped=skipped,
             changed=self.changed,
             workers=self.workers,

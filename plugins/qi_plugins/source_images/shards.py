@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import NamedTuple
 
+from qi_core.blob import Blob
 from qi_core.pixels import Unusable
-from qi_plugins.source_images.entry import EXTENSIONS, Blob, Entry, Limits, Skip, caption_of
+from qi_core.skipped import Skip
+from qi_plugins.source_images.entry import EXTENSIONS, Entry, Limits, caption_of
 
 _REFERENCE = re.compile(r"ref(\d+)\.(.+)")
 

@@ -467,7 +467,7 @@ def test_when_every_file_breaks_the_run_is_told(data: Path, place: Place) -> Non
 
 
 def test_when_a_disk_is_gone_the_run_stops_early(data: Path, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qi_plugins.source_images.live._PATIENCE", 3)
+    monkeypatch.setattr("qi_core.shuffling._PATIENCE", 3)
     for i in range(9):
         save(plain(32, 32), data / f"{i}.png")
     source = Images(path=str(data), side=32).build(place, 16)

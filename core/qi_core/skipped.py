@@ -6,8 +6,15 @@ import json
 from collections import Counter
 from hashlib import blake2b
 from pathlib import Path
+from typing import Protocol
 
 from qi_core.errors import QiError
+
+
+class Skip(Protocol):
+    """Whoever is told what is skipped."""
+
+    def __call__(self, key: str, reason: str, detail: str = "") -> None: ...
 
 
 class Skipped:

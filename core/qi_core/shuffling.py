@@ -1,0 +1,163 @@
+"""Endless passes over entries that lie there: an order for every epoch, a pool of threads, a position to save."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+import numpy as np
+from attrs import frozen
+
+from qi_core.errors import QiError
+from qi_core.pixels import Unusable
+from qi_core.skipped import Skipped
+
+_PATIENCE = 1000  # unusable entries in a row after which something larger must be wrong (a disk that is gone)
+
+
+class Keyed(Protocol):
+    """An entry of a data set: where something is, before it is opened."""
+
+    @property
+    def key(self) -> str: ...
+
+
+E = TypeVar("E", bound=Keyed)
+M = TypeVar("M")
+
+
+@frozen(kw_only=True)
+class Fingerprint:
+    """Tells whether a data set is the one of the checkpoint."""
+
+    keys: str
+    """Which samples there are."""
+    contents: str
+    """The same with captions and sizes."""
+
+    @staticmethod
+    def of(found: Sequence[tuple[str, bytes]]) -> Fingerprint:
+        """Of keys, each with a digest of what it stands for."""
+        keys, contents = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
+        for key, digest in found:
+            name = key.encode("utf-8", "surrogatepass") + b"\n"
+            keys.update(name)
+            contents.update(name + digest)
+        return Fingerprint(keys=keys.hexdigest(), contents=contents.hexdigest())
+
+
+class Shuffled(Generic[E, M]):
+    """Position p of epoch e is one entry of that epoch's permutation; entries that prove broken are passed over.
+
+    ``make`` makes the sample of an entry in an epoch, in a thread of the pool; it raises Unusable if that can't be.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        entries: Sequence[E],
+        fingerprint: Fingerprint,
+        make: Callable[[E, int], M],
+        seed: int,
+        skipped: Skipped,
+        changed: Literal["refuse", "next-epoch"],
+        workers: int,
+    ) -> None:
+        self._path, self._entries, self._fingerprint = path, entries, fingerprint
+        self._made, self._seed, self._skipped, self._changed = make, seed, skipped, changed
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="qi-source")
+        self._epoch = self._index = 0
+        self._order = permutation(seed, 0, len(entries))
+        self._scanned = Counter(skipped.counts)
+        self._broken: dict[int, str] = {}
+        """Reasons of entries that were found unusable after the scan, by number."""
+
+    def take(self, count: int) -> list[M]:
+        """The next ``count`` samples. Raises QiError when nothing usable is left."""
+        items: list[M] = []
+        lost = 0
+        while len(items) < count:
+            # As many as are missing and no more, so that the position does not depend on the size of batches.
+            wanted = [self._next() for _ in range(count - len(items))]
+            for (_, number), made in zip(wanted, self._pool.map(self._make, wanted), strict=True):
+                if not isinstance(made, Unusable):
+                    items.append(made)
+                    lost = 0
+                else:
+                    self._lose(number, made)
+                    lost += 1
+                    if lost == _PATIENCE:
+                        raise QiError(
+                            f"source.path = {self._path!r}: {lost} samples in a row could not be used, the last "
+                            f"because {made.reason} ({made.detail}); check that the data is still there"
+                        )
+        return items
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "epoch": self._epoch,
+            "index": self._index,
+            "samples": len(self._entries),
+            "keys": self._fingerprint.keys,
+            "contents": self._fingerprint.contents,
+            "broken": [[number, reason] for number, reason in self._broken.items()],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        same_keys = state["keys"] == self._fingerprint.keys
+        if state["contents"] != self._fingerprint.contents and self._changed == "refuse":
+            what = "captions or pictures are others" if same_keys else f"now {len(self._entries)}, not all the same"
+            raise QiError(
+                f"source.path = {self._path!r}: the data changed since the checkpoint ({state['samples']} usable "
+                f"samples then, {what}); put it back, or set source.changed = 'next-epoch' to go on with what is there"
+            )
+        if same_keys:
+            self._epoch, self._index = state["epoch"], state["index"]
+            self._broken = dict(state["broken"])
+        else:  # the place in an order of other samples means nothing
+            self._epoch, self._index, self._broken = state["epoch"] + 1, 0, {}
+        self._order = permutation(self._seed, self._epoch, len(self._entries))
+
+    def report(self) -> dict[str, int]:
+        return dict(self._scanned + Counter(list(self._broken.values())))
+
+    def _next(self) -> tuple[int, int]:
+        """Epoch and number of the next entry not known to be broken."""
+        if len(self._broken) == len(self._entries):
+            reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(self._broken.values()).most_common(3))
+            raise QiError(f"source.path = {self._path!r}: no usable sample is left ({reasons}); check the data")
+        while True:
+            if self._index == len(self._entries):
+                self._epoch, self._index = self._epoch + 1, 0
+                self._order = permutation(self._seed, self._epoch, len(self._entries))
+            number = int(self._order[self._index])
+            self._index += 1
+            if number not in self._broken:
+                return self._epoch, number
+
+    def _make(self, place: tuple[int, int]) -> M | Unusable:
+        epoch, number = place
+        try:
+            return self._made(self._entries[number], epoch)
+        except Unusable as error:
+            return error
+
+    def _lose(self, number: int, error: Unusable) -> None:
+        if number not in self._broken:
+            self._broken[number] = error.reason
+            self._skipped(self._entries[number].key, error.reason, error.detail)
+
+
+def permutation(seed: int, epoch: int, size: int) -> np.ndarray[Any, np.dtype[np.intp]]:
+    """The order of an epoch. Raw bits, sorted: NumPy promises the stream of bits for ever, not its shuffles."""
+    bits = np.random.PCG64(number_of(f"{seed}/{epoch}/order")).random_raw(size)
+    return np.argsort(bits, kind="stable")
+
+
+def number_of(name: str) -> int:
+    """64 bits from a name (which may hold bytes of a file name that are no text)."""
+    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
