@@ -155,5 +155,7 @@ class Guided:
         positive, negative = both.tokens.chunk(2)
         mixed = negative + self.guidance.scale * (positive - negative)
         if self.guidance.rescale:
-            mixed = mixed * (positive.norm(dim=-1, keepdim=True) / mixed.norm(dim=-1, keepdim=True))
+            # A network that has learned nothing yet may answer 0 everywhere, and 0 stays 0.
+            least = torch.finfo(mixed.dtype).tiny
+            mixed = mixed * (positive.norm(dim=-1, keepdim=True) / mixed.norm(dim=-1, keepdim=True).clamp_min(least))
         return latents.with_tokens(mixed)

@@ -335,3 +335,13 @@ def stored(source: RolloutSource) -> tuple[dict[str, Any], Mapping[str, Tensor]]
 
 def without_seconds(batch: Rollouts) -> Rollouts:
     return evolve(batch, figures={k: v for k, v in batch.figures.items() if not k.startswith("rollout/seconds/")})
+
+
+def test_a_model_that_answers_0_can_be_guided(build: Callable[..., RolloutSource], place: Place) -> None:
+    network = fakes.network(place)
+    with torch.no_grad():
+        for parameter in network.outward.parameters():  # type: ignore[union-attr]
+            parameter.zero_()
+    source = build(evolve(SMALL, guidance=Guidance(scale=2.0)))
+    source.follow(fakes.models(network))
+    assert len(source.draw(12)) == 12

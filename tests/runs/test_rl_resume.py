@@ -1,0 +1,131 @@
+"""Runs that learn from what they draw: killed in the middle of a rollout or of its updates, they go on to the bit."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from support.rl_plugin import install
+from support.small_run import RECIPE, losses, qi, start, steps, wait_for_step, write_recipe
+
+ROLLOUTS = """[source]
+name = "rollouts"
+groups = 4
+group = 4
+passes = 2
+chunk = 8
+sampler = { name = "wandering", steps = 4, window = { length = 2, moves = "random" } }
+guidance = { scale = 2.0 }
+[source.prompts]
+name = "rendered-text"
+height = 16
+width = 32
+lengths = [1, 2]
+[[source.rewards]]
+name = "bright"
+reward = "brightness"
+[train]
+steps = 24
+batch = 4
+accumulate = 2
+save_every = 3
+ema = 0.9
+spike = 10.0
+evaluate_first = true
+[[evaluation]]
+name = "reward"
+every = 6
+count = 4
+prompts = { name = "rendered-text", height = 16, width = 32, lengths = [1, 2], split = "held-out" }
+rewards = [{ name = "bright", reward = "brightness" }]
+"""
+UPDATES = 8
+"""Of a rollout: 16 pictures, twice, 4 at once."""
+
+
+def recipe(folder: Path, source: str = ROLLOUTS) -> Path:
+    before, after = RECIPE.replace('"flow-matching"', '"reinforce"').split("[source]")
+    after = "[sampler]" + after.partition("[sampler]")[2]
+    after = re.sub(r"\[train\].*?(?=\[preview\])", "", after, flags=re.DOTALL)
+    return write_recipe(folder, before + after + source)
+
+
+@pytest.fixture
+def plugin(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", install(tmp_path_factory.mktemp("plugin")))
+
+
+def evaluated(folder: Path) -> dict[int, dict[str, float]]:
+    """Figures of the evaluation by step; those of one that was made twice must be the same."""
+    found: dict[int, dict[str, float]] = {}
+    for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines():
+        with suppress(json.JSONDecodeError):  # cut off by a kill
+            record = json.loads(line)
+            if record["event"] == "evaluated":
+                assert found.setdefault(record["step"], record["scalars"]) == record["scalars"]
+    return found
+
+
+def weights(folder: Path, step: int) -> dict[str, bytes]:
+    """Every tensor of a checkpoint but the pictures, as bytes."""
+    path = folder / "checkpoints" / f"step-{step:08d}"
+    return {
+        f"{name}/{key}": tensor.numpy().tobytes()
+        for name in ("model", "ema", "optimizer")
+        for key, tensor in load_file(path / f"{name}.safetensors").items()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("plugin")
+def test_kill_9_in_rollouts_and_updates(tmp_path: Path) -> None:
+    path, folder, unbroken = recipe(tmp_path), tmp_path / "run", tmp_path / "unbroken"
+    qi("run", path, "--folder", unbroken)
+    # After a rollout's last update the next one is being drawn; else an update is going on. Checkpoints fall between.
+    for step in (2, UPDATES, UPDATES + 5, 2 * UPDATES):
+        process = start("run", path, "--folder", folder)
+        wait_for_step(process, folder, step)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, "it was killed, and had not ended by itself"
+    qi("run", path, "--folder", folder)
+    assert len(losses(folder)) == 24
+    assert losses(folder) == losses(unbroken)
+    assert weights(folder, 24) == weights(unbroken, 24)
+    assert weights(folder, 24) != weights(unbroken, 21), "it learns"
+    assert evaluated(folder) == evaluated(unbroken)
+    assert ["wins" in figures for figures in evaluated(unbroken).values()] == [False, True, True, True, True]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("plugin")
+def test_all_rewards_equal_moves_nothing(tmp_path: Path) -> None:
+    equal = ROLLOUTS.replace('reward = "brightness"', 'reward = { name = "brightness", same = true }')
+    folder = tmp_path / "run"
+    told = qi("run", recipe(tmp_path, equal), "--folder", folder, "--set", "train.steps=9",
+              "--set", "optimizer.weight_decay=0.1")  # fmt: skip
+    assert weights(folder, 9) == weights(folder, 3)
+    assert set(losses(folder).values()) == {0.0}
+    (last,) = steps(folder)[-1:]
+    assert "groups with equal rewards" in (folder / "log.jsonl").read_text(), told
+    assert last["parts"]["rollout/reward"] == 0.5  # type: ignore[index]
+    assert last["parts"]["rollout/ties"] == 1.0  # type: ignore[index]
+    assert "left out" not in told.replace("rollout/left out", ""), "no update was refused"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("plugin")
+def test_what_was_drawn_is_judged_by_the_weights_that_drew_it(tmp_path: Path) -> None:
+    """The replayed log-probability of a rollout's first update is the recorded one; later ones have drifted."""
+    folder = tmp_path / "run"
+    path = recipe(tmp_path, ROLLOUTS.replace("guidance = { scale = 2.0 }", ""))
+    qi("run", path, "--folder", folder, "--set", "train.steps=16", "--set", "optimizer.lr=1e-2")
+    drift = [float(record["parts"]["drift"]) for record in steps(folder)]  # type: ignore[index]
+    assert max(drift[0], drift[UPDATES]) < 1e-5
+    assert min(drift[3:UPDATES]) > 1e-3
