@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from qi_core.sizes import Box, Size
+from qi_core.sizes import Box, Size, cropped, scale
 
 Colour = tuple[int, int, int]
 
@@ -75,6 +75,15 @@ def size_of(image: Any) -> Size:
     if _orientation(image) in _ON_ITS_SIDE:
         return Size(height=image.width, width=image.height)
     return Size(height=image.height, width=image.width)
+
+
+def refuse_misfit(picture: Size, target: Size, enlarge: bool, max_cropped: float) -> None:
+    """Raises Unusable if the picture would have to be enlarged for its target, or too large a share of it cut off."""
+    told = f"{picture.width}x{picture.height} for {target.width}x{target.height}"
+    if not enlarge and scale(picture, target) > 1:
+        raise Unusable("too small", told)
+    if cropped(picture, target) > max_cropped:
+        raise Unusable("crop would cut off too much", told)
 
 
 def decode(image: Any, factor: float, background: Colour) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -12,9 +12,10 @@ import numpy as np
 from attrs import frozen
 
 from qi_core.errors import QiError
-from qi_core.pixels import Unusable
-from qi_core.skipped import Skipped
+from qi_core.pixels import Unusable, prepare
+from qi_core.skipped import Skip, Skipped
 
+_AT_ONCE = 4096  # entries handed to the pool together: bounds what a set of millions holds in flight
 _PATIENCE = 1000  # unusable entries in a row after which something larger must be wrong (a disk that is gone)
 
 
@@ -150,6 +151,29 @@ class Shuffled(Generic[E, M]):
         if number not in self._broken:
             self._broken[number] = error.reason
             self._skipped(self._entries[number].key, error.reason, error.detail)
+
+
+def scan(entries: Sequence[E], check: Callable[[E], bytes], workers: int, skip: Skip) -> Iterator[tuple[E, bytes]]:
+    """The usable entries in their order, each with its digest; the others are skipped with their reason.
+
+    ``check``: the digest of an entry; raises Unusable.
+    """
+    prepare()
+
+    def judge(entry: E) -> bytes | Unusable:
+        try:
+            return check(entry)
+        except Unusable as error:
+            return error
+
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(entries), _AT_ONCE):
+            some = entries[start : start + _AT_ONCE]
+            for entry, verdict in zip(some, pool.map(judge, some), strict=True):
+                if isinstance(verdict, Unusable):
+                    skip(entry.key, verdict.reason, verdict.detail)
+                else:
+                    yield entry, verdict
 
 
 def permutation(seed: int, epoch: int, size: int) -> np.ndarray[Any, np.dtype[np.intp]]:

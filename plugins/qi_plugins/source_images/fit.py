@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
@@ -12,16 +11,13 @@ from attrs import frozen
 
 from qi_core.blob import Blob, opened
 from qi_core.data import Sample
-from qi_core.pixels import Colour, Unusable, decode, prepare, resize, size_of
+from qi_core.pixels import Colour, Unusable, decode, refuse_misfit, resize, size_of
 from qi_core.shuffling import number_of
-from qi_core.sizes import Size, crop_box, cropped, nearest, own_size, scale
-from qi_core.skipped import Skip
+from qi_core.sizes import Size, crop_box, nearest, own_size, scale
 from qi_plugins.source_images.entry import Entry, Limits
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_AT_ONCE = 4096  # entries handed to the pool together: bounds what a set of millions holds in flight
 
 
 @frozen(kw_only=True)
@@ -80,11 +76,7 @@ class Fit:
             target = own_size(self.reference_area, picture, self.multiple, self.enlarge)
         else:
             target = nearest(self.buckets, picture)
-        told = f"{picture.width}x{picture.height} for {target.width}x{target.height}"
-        if not self.enlarge and scale(picture, target) > 1:
-            raise Unusable("too small", told)
-        if cropped(picture, target) > self.max_cropped:
-            raise Unusable("crop would cut off too much", told)
+        refuse_misfit(picture, target, self.enlarge, self.max_cropped)
         return target
 
     def _pixels(self, blob: Blob, number: int, key: str, epoch: int, flip: bool) -> Tensor:
@@ -103,26 +95,6 @@ class Fit:
     def _roll(self, epoch: int, key: str, purpose: str) -> float:
         """In [0, 1), from what is rolled for alone: the timing of the workers has no say."""
         return number_of(f"{self.seed}/{epoch}/{purpose}/{key}") / 2**64
-
-
-def scan(entries: Sequence[Entry], fit: Fit, workers: int, skip: Skip) -> Iterator[tuple[Entry, bytes]]:
-    """The usable entries in their order, each with its digest; the others are skipped with their reason."""
-    prepare()
-
-    def judge(entry: Entry) -> bytes | Unusable:
-        try:
-            return fit.check(entry)
-        except Unusable as error:
-            return error
-
-    with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(entries), _AT_ONCE):
-            some = entries[start : start + _AT_ONCE]
-            for entry, verdict in zip(some, pool.map(judge, some), strict=True):
-                if isinstance(verdict, Unusable):
-                    skip(entry.key, verdict.reason, verdict.detail)
-                else:
-                    yield entry, verdict
 
 
 @contextmanager

@@ -80,16 +80,15 @@ class Images:
 
     def build(self, place: Place, multiple: int) -> Source[Samples]:
         """Finds the samples and reads every caption and header. Raises QiError if nothing is usable."""
-        from qi_core.shuffling import Fingerprint
+        from qi_core.shuffling import Fingerprint, scan
         from qi_core.skipped import Skipped
         from qi_plugins.source_images.find import find
-        from qi_plugins.source_images.fit import scan
         from qi_plugins.source_images.live import ImageSource
 
         fit = self._fit(place.seed, multiple)
         skipped = Skipped(place.folder, self.path)
         found = find(self.path, self.caption_extension, fit.limits, skipped)
-        usable = list(scan(found.entries, fit, self.workers, skipped))
+        usable = list(scan(found.entries, fit.check, self.workers, skipped))
         if not usable:
             raise self._nothing(found, skipped)
         return ImageSource(
