@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from attrs import field, frozen, validators
@@ -12,7 +13,7 @@ from qi_core import hookimpl
 if TYPE_CHECKING:
     import torch
 
-    from qi_core import Command, Condition, Denoiser, Latents, Sampler
+    from qi_core import Command, Condition, Denoiser, Latents, Record, Sampler
 
 
 @frozen(kw_only=True)
@@ -28,17 +29,23 @@ class Midpoint:
         noise: Latents,
         condition: Condition,
         *,
-        generator: torch.Generator | None = None,
+        generators: Sequence[torch.Generator] = (),
+        record: Record | None = None,
     ) -> Latents:
         """Uniform times."""
         import torch
+
+        from qi_core.stochastic import sure_step
 
         latents, step = noise, 1 / self.steps
         for index in range(self.steps):
             t = torch.full((len(latents),), index * step)
             middle = latents.tokens + denoiser.velocity(latents, t, condition).tokens * (step / 2)
             velocity = denoiser.velocity(latents.with_tokens(middle), t + step / 2, condition)
-            latents = latents.with_tokens(latents.tokens + velocity.tokens * step)
+            after = latents.with_tokens(latents.tokens + velocity.tokens * step)
+            if record is not None:
+                record(sure_step(index, t, t + step, latents, after))
+            latents = after
         return latents
 
 
@@ -46,7 +53,15 @@ class Midpoint:
 class Heun:
     """Takes a name that qi has."""
 
-    def sample(self, denoiser: Denoiser, noise: Latents, condition: Condition, *, generator: object = None) -> Latents:
+    def sample(
+        self,
+        denoiser: Denoiser,
+        noise: Latents,
+        condition: Condition,
+        *,
+        generators: Sequence[torch.Generator] = (),
+        record: Record | None = None,
+    ) -> Latents:
         """Does nothing."""
         return noise
 
