@@ -11,11 +11,9 @@ from attrs import Attribute, field, frozen
 from qi_core.data import Sample, Samples
 from qi_core.errors import QiError
 from qi_core.place import Place
+from qi_core.shares import Turns
 from qi_core.source import Source, SourceComponent
 from qi_plugins.source_mixture.child import build, named, refuse_others, reports
-from qi_plugins.source_mixture.shares import block, shuffled, whole
-
-_BLOCK = 64  # samples over which shares are exact; a checkpoint's position counts in it
 
 
 def _positive(_: object, __: Attribute[Any], value: float) -> None:
@@ -60,13 +58,11 @@ class MixtureSource:
     """Which part gives the n-th sample depends on the weights, the seed and n; which of its samples, on the part."""
 
     def __init__(self, children: dict[str, Source[Samples]], weights: tuple[float, ...], seed: int) -> None:
-        self._children, self._weights, self._seed = children, weights, seed
-        self._labels = list(children)
-        self._shares = whole(weights)
-        self._begin(0, [0] * len(weights), 0)
+        self._children, self._labels = children, list(children)
+        self._turns = Turns(weights, seed)
 
     def draw(self, count: int) -> Samples:
-        order = [self._next() for _ in range(count)]
+        order = self._turns.take(count)
         drawn = {
             number: iter(named(self._children[self._labels[number]].draw(wanted), self._labels[number]))
             for number, wanted in sorted(Counter(order).items())
@@ -75,13 +71,7 @@ class MixtureSource:
         return Samples(items=items)
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "weights": list(self._weights),
-            "block": self._block,
-            "counts": list(self._counts),
-            "slot": self._slot,
-            "parts": [child.state_dict() for child in self._children.values()],
-        }
+        return {**self._turns.state_dict(), "parts": [child.state_dict() for child in self._children.values()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if len(state["parts"]) != len(self._children):
@@ -91,21 +81,7 @@ class MixtureSource:
             )
         for child, own in zip(self._children.values(), state["parts"], strict=True):
             child.load_state_dict(own)
-        if tuple(state["weights"]) == self._weights:
-            self._begin(state["block"], state["counts"], state["slot"])
-        else:  # other weights hold from here on; what was given under the old ones is not made up for
-            self._begin(state["block"] + 1, [0] * len(self._weights), 0)
+        self._turns.load_state_dict(state)
 
     def report(self) -> dict[str, int]:
         return reports({f"part {label}": child for label, child in self._children.items()})
-
-    def _begin(self, number: int, counts: list[int], slot: int) -> None:
-        self._block, self._counts, self._slot = number, list(counts), slot
-        self._picks = shuffled(block(self._shares, counts, _BLOCK), self._seed, number)
-
-    def _next(self) -> int:
-        if self._slot == _BLOCK:
-            given = Counter(self._picks)
-            self._begin(self._block + 1, [count + given[i] for i, count in enumerate(self._counts)], 0)
-        self._slot += 1
-        return self._picks[self._slot - 1]
