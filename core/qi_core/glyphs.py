@@ -66,11 +66,15 @@ class Typeset:
         """(C, H, P): ink of each character in its slot, 0 to 255."""
         return _glyphs(self.font, self.characters, self.size, self.pitch, self.height)
 
+    def draws(self, text: str) -> bool:
+        """Whether it can draw the string."""
+        where = _places(self.characters)
+        return self.shortest <= len(text) <= self.longest and all(character in where for character in text)
+
     def mask(self, text: str, dx: int = 0, dy: int = 0) -> Bytes:
         """(H, W): the ink of a string, 0 to 255, moved by (dx, dy) pixels."""
         where = _places(self.characters)
-        strange = [character for character in text if character not in where]
-        if strange or not self.shortest <= len(text) <= self.longest:
+        if not self.draws(text):
             raise QiError(
                 f"text {text!r}: wanted {self.shortest} to {self.longest} of the characters {self.characters[:40]!r}"
             )
@@ -178,6 +182,30 @@ class Reader:
 
     def read(self, picture: Floats) -> Reading:
         """``picture``: (3, H, W) in [-1, 1], of the typesets' size."""
+        seen = self._seen(picture)
+        if seen is None:
+            return Reading(text="", likeness=0.0)
+        guess = max((guess for face in self.typesets for guess in _guesses(seen.line, face)), key=lambda g: g.explained)
+        text, legible = guess.fit.texts(guess.face)
+        mask = guess.face.mask(text, guess.dx, guess.dy).astype(np.float64).reshape(-1) / 255.0
+        return _reading(legible, mask, seen.pixels.reshape(3, -1), seen.total, self.least)
+
+    def closeness(self, picture: Floats, text: str) -> float:
+        """How near what stands in the picture is to ``text``, 0 to 1, without steps: something to climb. Here the
+        reader is told the answer, so this is no measure of legibility; ``read`` is. See ``_closeness``.
+
+        ``picture``: (3, H, W) in [-1, 1]. Raises QiError where no typeset can draw the text.
+        """
+        faces = [face for face in self.typesets if face.draws(text)]
+        if not faces:
+            raise QiError(f"text {text!r}: no typeset can draw it; wanted one of their characters and lengths")
+        seen = self._seen(picture)
+        if seen is None:
+            return 0.0
+        return max(_closeness(view, face, text) for face in faces for _, _, view in _views(seen.line, face))
+
+    def _seen(self, picture: Floats) -> _Seen | None:
+        """None for a picture of one colour. Raises QiError for one of another size."""
         wanted = {(3, face.height, face.width) for face in self.typesets}
         if any(picture.shape != shape for shape in wanted):
             raise QiError(f"a picture of shape {picture.shape} to read; wanted {sorted(wanted)}")
@@ -185,45 +213,93 @@ class Reader:
         centred = pixels.reshape(3, -1) - pixels.reshape(3, -1).mean(axis=1, keepdims=True)
         total = float((centred**2).sum())
         if not np.isfinite(total) or total < 1e-8:
-            return Reading(text="", likeness=0.0)
+            return None
         axis = np.linalg.eigh(centred @ centred.T)[1][:, -1]  # two colours and noise: the axis from one to the other
-        line = np.tensordot(axis, pixels, axes=1).astype(np.float32)
-        guess = max((guess for face in self.typesets for guess in _guesses(line, face)), key=lambda g: g.explained)
-        mask = guess.face.mask(guess.text, guess.dx, guess.dy).astype(np.float64).reshape(-1) / 255.0
-        return _reading(guess.legible, mask, pixels.reshape(3, -1), total, self.least)
+        return _Seen(pixels, total, np.tensordot(axis, pixels, axes=1).astype(np.float32))
+
+
+@frozen
+class _Seen:
+    """A picture, and what is looked at of it."""
+
+    pixels: NDArray[np.float64]
+    """(3, H, W)."""
+    total: float
+    """Sum of its squared deviations from the mean."""
+    line: Floats
+    """(H, W): as seen along the axis between its colours."""
 
 
 @frozen
 class _Guess:
-    """The best string of one length at one place."""
+    """The best string of one length at one place: a glyph in every slot, for otherwise a longer string with empty slots
+    would do as well as the right one."""
 
+    fit: _Fit
     explained: float
-    text: str
-    """With a glyph in every slot, for otherwise a longer string with empty slots would do as well as the right one."""
-    legible: str
-    """With ``UNREAD`` where the glyph is missing or smudged."""
+    """Part of the deviation of the picture's line."""
     face: Typeset
     dx: int
     dy: int
 
 
+def _views(line: Floats, face: Typeset) -> Iterator[tuple[int, int, Floats]]:
+    """Every offset (dx, dy) that jitter allows, and the picture moved back by it."""
+    for dy in range(-face.jitter, face.jitter + 1):
+        for dx in range(-face.jitter, face.jitter + 1):
+            # room is left for jitter, so ground alone comes round
+            yield dx, dy, np.roll(line, (-dy, -dx), axis=(0, 1))
+
+
+def _starts(view: Floats) -> Iterator[tuple[float, float]]:
+    """First guesses of ground and step to the ink: light on dark, and dark on light."""
+    low, high = np.quantile(view, (0.02, 0.98))
+    yield float(low), float(high - low)
+    yield float(high), float(low - high)
+
+
 def _guesses(line: Floats, face: Typeset) -> Iterator[_Guess]:
     """``line``: (H, W), the picture as seen along the axis between its colours."""
-    jitter, total = face.jitter, float(((line - line.mean()) ** 2).sum())
-    for dy in range(-jitter, jitter + 1):
-        for dx in range(-jitter, jitter + 1):
-            view = np.roll(line, (-dy, -dx), axis=(0, 1))  # room is left for jitter, so ground alone comes round
-            for count in range(face.shortest, face.longest + 1):
-                for start in (np.quantile(view, (0.02, 0.98)), np.quantile(view, (0.98, 0.02))):
-                    explained, text, legible = _decode(view, face, count, float(start[0]), float(start[1] - start[0]))
-                    yield _Guess(explained / max(total, 1e-12), text, legible, face, dx, dy)
+    total = float(((line - line.mean()) ** 2).sum())
+    for dx, dy, view in _views(line, face):
+        starts = tuple(_starts(view))
+        for count in range(face.shortest, face.longest + 1):
+            for base, step in starts:
+                fit = _fit(view, face, count, base, step)
+                yield _Guess(fit, fit.explained / max(total, 1e-12), face, dx, dy)
 
 
-def _decode(view: Floats, face: Typeset, count: int, base: float, step: float) -> tuple[float, str, str]:
-    """Best glyph a slot, for values ``base + step * ink``; both are fitted anew to what was read, a few times over.
+@frozen
+class _Fit:
+    """The string of so many characters that a picture looks most like, and how near each slot is to each glyph."""
 
-    Returns how much of the squared deviation the string explains, the string, and what of it is legible.
-    """
+    explained: float
+    """How much of the picture's squared deviation the string explains."""
+    chosen: NDArray[np.intp]
+    """(S,)."""
+    errors: Floats
+    """(S, C): squared difference of each slot to each glyph, in the fitted values of ground and ink."""
+    deviation: Floats
+    """(S,): squared difference to the ground alone."""
+    base: float
+    step: float
+
+    def texts(self, face: Typeset) -> tuple[str, str]:
+        """The string, and the same with ``UNREAD`` where the glyph is missing or smudged."""
+        text = "".join(face.characters[index] for index in self.chosen)
+        error = np.take_along_axis(self.errors, self.chosen[:, None], axis=1)[:, 0]
+        legible = error <= (1.0 - SHARP) * self.measure(face, self.chosen)
+        return text, "".join(c if good else UNREAD for c, good in zip(text, legible, strict=True))
+
+    def measure(self, face: Typeset, characters: NDArray[np.intp]) -> Floats:
+        """(S,): the error of no glyph. A space explains nothing: it is measured by what a glyph would be."""
+        squares = _flat(face)[2]
+        blank = squares[characters] == 0
+        return np.where(blank, self.step * self.step * squares.mean(), self.deviation)
+
+
+def _fit(view: Floats, face: Typeset, count: int, base: float, step: float) -> _Fit:
+    """Best glyph a slot, for values ``base + step * ink``; both are fitted anew to what was read, a few times over."""
     glyphs, sums, squares = _flat(face)
     left = face.left(count)
     slots = view[:, left : left + count * face.pitch].reshape(face.height, count, face.pitch)
@@ -243,12 +319,43 @@ def _decode(view: Floats, face: Typeset, count: int, base: float, step: float) -
         explained, before, chosen = covariance * step, chosen, now
         if np.array_equal(before, now):
             break
-    text = "".join(face.characters[index] for index in chosen)
     deviation = ((slots - base) ** 2).sum(axis=(0, 2))
-    error = deviation + step * step * squares[chosen] - 2.0 * step * (inner[rows, chosen] - base * sums[chosen])
-    blank = squares[chosen] == 0  # a space explains nothing: it is measured by what a glyph would be
-    legible = error <= (1.0 - SHARP) * np.where(blank, step * step * squares.mean(), deviation)
-    return explained, text, "".join(c if good else UNREAD for c, good in zip(text, legible, strict=True))
+    errors = deviation[:, None] + step * step * squares - 2.0 * step * (inner - base * sums)
+    return _Fit(explained, chosen, errors, deviation, base, step)
+
+
+def _closeness(view: Floats, face: Typeset, text: str) -> float:
+    """How near a picture is to a string that is told, in the colours of what it looks most like: the mean over slots of
+
+        min over other glyphs o of  (1/2 + (|x - o|^2 - |x - w|^2) / (2 |w - o|^2)), within [0, 1]
+        times  1 - |x - w|^2 / |x - ground|^2, within [0, 1],
+
+    and that times the part of the picture's ink that lies within the slots. x is the slot, w the wanted glyph. The
+    first factor is how far x has come from the look-alike (0) to the wanted glyph (1), along the line between them;
+    what lies across that line, noise for instance, cancels. The second is 0 where there is nothing to read.
+    """
+    wanted = np.array([_places(face.characters)[character] for character in text], dtype=np.intp)
+    rows, gaps = np.arange(len(text)), _gaps(face)[wanted]
+    best = 0.0
+    for base, step in _starts(view):
+        fit = _fit(view, face, len(text), base, step)
+        if fit.step**2 < 1e-8:
+            continue
+        error = fit.errors[rows, wanted]
+        way = 0.5 + (fit.errors - error[:, None]) / (2.0 * fit.step**2 * gaps)
+        way = np.where(np.isinf(gaps), 1.0, way).min(axis=1).clip(0.0, 1.0)
+        there = (1.0 - error / np.maximum(fit.measure(face, wanted), 1e-12)).clip(0.0, 1.0)
+        ink = float(((view - fit.base) ** 2).sum())
+        best = max(best, float((way * there).mean()) * min(1.0, float(fit.deviation.sum()) / max(ink, 1e-12)))
+    return best
+
+
+@lru_cache(maxsize=64)
+def _gaps(face: Typeset) -> Floats:
+    """(C, C): squared differences of glyphs; infinite to itself and to one that looks the same."""
+    glyphs, _, squares = _flat(face)
+    gaps = squares[:, None] + squares[None, :] - 2.0 * (glyphs @ glyphs.T)
+    return np.where(gaps < 1e-3, np.float32(np.inf), gaps)
 
 
 @lru_cache(maxsize=64)

@@ -155,3 +155,20 @@ def test_noise_says_nothing() -> None:
 def test_a_picture_of_another_size_is_told() -> None:
     with pytest.raises(QiError, match=r"shape \(3, 8, 64\)"):
         Reader(typesets=(LATIN,)).read(np.zeros((3, 8, 64), dtype=np.float32))
+
+
+def test_closeness_says_how_much_of_a_string_that_is_told_stands_there() -> None:
+    reader = Reader(typesets=(LATIN, CHINESE))
+    assert reader.closeness(paint(LATIN, "HELLO", fore=(0.9, -0.5, 0.1), noise=0.05), "HELLO") > 0.95
+    assert reader.closeness(paint(LATIN, "HELLO"), "HALLO") == pytest.approx(0.8, abs=0.02)
+    assert reader.closeness(paint(CHINESE, "未土"), "末士") < 0.05, "look-alikes are not the same"
+    assert reader.closeness(np.zeros((3, 16, 64), dtype=np.float32), "HELLO") == 0.0
+    with pytest.raises(QiError, match="no typeset can draw it"):
+        reader.closeness(paint(LATIN, "HELLO"), "hello")
+
+
+def test_closeness_finds_a_string_that_stands_off_its_place() -> None:
+    loose = evolve(LATIN, jitter=2, pitch=0, size=0).fitted()
+    moved = paint(loose, "QI", shift=(2, -1))
+    assert Reader(typesets=(loose,)).closeness(moved, "QI") > 0.99
+    assert Reader(typesets=(evolve(loose, jitter=0),)).closeness(moved, "QI") < 0.9
