@@ -59,6 +59,14 @@ class Wandering:
 
 
 @frozen(kw_only=True)
+class Limping(Wandering):
+    """Adds noise at every other step."""
+
+    def noisy(self, steps: int, groups: Sequence[int], phase: int) -> Tensor:
+        return (torch.arange(steps) % 2 == 0)[:, None].expand(-1, len(groups))
+
+
+@frozen(kw_only=True)
 class Prompts:
     """Samples with these prompts, round and round, of different sizes."""
 

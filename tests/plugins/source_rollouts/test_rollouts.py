@@ -20,7 +20,7 @@ from qi_core.testing import check_component, fakes
 from qi_core.testing.contract import same
 from qi_plugins.source_rollouts.component import DrawnRollouts, Weighted
 from qi_plugins.source_rollouts.live import OnPolicySource, RolloutSource
-from support.rollouts import Judge, Prompts, Ranking, Waiting, Wandering, brightness
+from support.rollouts import Judge, Limping, Prompts, Ranking, Waiting, Wandering, brightness
 
 BRIGHT = Weighted(name="bright", reward=Judge())
 SMALL = DrawnRollouts(prompts=Prompts(), groups=3, group=4, sampler=Wandering(), rewards=(BRIGHT,))
@@ -92,11 +92,22 @@ def test_steps_can_be_replayed(build: Callable[..., RolloutSource], place: Place
             assert log_prob.item() == pytest.approx(step.log_prob, rel=1e-6)
         for one, after in zip(item.steps, item.steps[1:], strict=False):
             assert after.x is one.x_next, "a state between two steps is kept once"
+        assert item.steps[0].t == 0, "noise"
         last = item.steps[-1]
         x = item.latents.with_tokens(last.x_next)
         v = network.velocity(x, torch.tensor([last.t_next]), item.condition).tokens
         torch.testing.assert_close(item.latents.tokens, x.tokens + (1 - last.t_next) * v)
         assert all(step.x.dtype == step.x_next.dtype == step.mean.dtype == torch.float32 for step in item.steps)
+
+
+def test_steps_apart_begin_where_the_picture_was(build: Callable[..., RolloutSource], place: Place) -> None:
+    """Between them it followed the ordinary equation, of which nothing is kept."""
+    batch, network = build(evolve(SMALL, sampler=Limping(steps=5))).draw(12), fakes.network(place)
+    for item in batch:
+        one, after = item.steps
+        x, dt = item.latents.with_tokens(one.x_next), after.t - one.t_next
+        v = network.velocity(x, torch.tensor([one.t_next]), item.condition).tokens
+        torch.testing.assert_close(after.x, one.x_next + dt * v)
 
 
 def test_a_group_shares_its_window(build: Callable[..., RolloutSource]) -> None:
@@ -233,9 +244,17 @@ def test_the_process_s_random_numbers_are_left_alone(build: Callable[..., Rollou
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("references", [False, True])
-def test_it_goes_on_from_anywhere_to_the_bit(build: Callable[..., RolloutSource], references: bool) -> None:
-    settings = evolve(SMALL, passes=2, guidance=Guidance(scale=2.0), prompts=Prompts(references=references))
+@pytest.mark.parametrize(
+    "settings",
+    [
+        evolve(SMALL, passes=2, guidance=Guidance(scale=2.0)),
+        evolve(SMALL, passes=2, guidance=Guidance(scale=2.0), prompts=Prompts(references=True)),
+        evolve(SMALL, passes=2, sampler=Limping(steps=5)),
+        evolve(SMALL, passes=2, sampler=fakes.ThreeSteps(), rewards=(BRIGHT, evolve(BRIGHT, name="more", weight=0.0))),
+    ],
+    ids=["guided", "references", "steps apart", "no steps"],
+)
+def test_it_goes_on_from_anywhere_to_the_bit(build: Callable[..., RolloutSource], settings: DrawnRollouts) -> None:
     source = build(settings)
     batches, saved = [], []
     for _ in range(9):  # a rollout and a half
