@@ -50,8 +50,121 @@ class Fingerprint:
         return Fingerprint(keys=keys.hexdigest(), contents=contents.hexdigest())
 
 
+class Deck(Generic[E]):
+    """The order of one data set and the place in it: position p of epoch e is one entry of that epoch's permutation.
+
+    Entries that prove broken are remembered and passed over from then on.
+    """
+
+    def __init__(
+        self,
+        *,
+        where: str,
+        entries: Sequence[E],
+        fingerprint: Fingerprint,
+        seed: int,
+        skip: Skip,
+        changed: Literal["refuse", "next-epoch"],
+    ) -> None:
+        """``where``: what messages call it, such as ``source.path = 'photos'``."""
+        self._where, self._entries, self._fingerprint = where, entries, fingerprint
+        self._seed, self._skip, self._changed = seed, skip, changed
+        self._epoch = self._index = 0
+        self._order = permutation(seed, 0, len(entries))
+        self._broken: dict[int, str] = {}
+        """Reasons of entries that were found unusable after the scan, by number."""
+
+    def __getitem__(self, number: int) -> E:
+        return self._entries[number]
+
+    def next(self) -> tuple[int, int]:
+        """Epoch and number of the next entry not known to be broken. Raises QiError when all are."""
+        if len(self._broken) == len(self._entries):
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self.broken().most_common(3))
+            raise QiError(f"{self._where}: no usable sample is left ({reasons}); check the data")
+        while True:
+            if self._index == len(self._entries):
+                self._epoch, self._index = self._epoch + 1, 0
+                self._order = permutation(self._seed, self._epoch, len(self._entries))
+            number = int(self._order[self._index])
+            self._index += 1
+            if number not in self._broken:
+                return self._epoch, number
+
+    def lose(self, number: int, error: Unusable, in_a_row: int) -> None:
+        """An entry proved broken. Raises QiError if so many have ``in_a_row`` that the cause must be another."""
+        if number not in self._broken:
+            self._broken[number] = error.reason
+            self._skip(self._entries[number].key, error.reason, error.detail)
+        if in_a_row == _PATIENCE:
+            raise QiError(
+                f"{self._where}: {in_a_row} samples in a row could not be used, the last because {error.reason} "
+                f"({error.detail}); check that the data is still there"
+            )
+
+    def broken(self) -> Counter[str]:
+        """How many were found unusable after the scan, by reason."""
+        return Counter(list(self._broken.values()))  # a list at once: another thread may be adding to it
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "epoch": self._epoch,
+            "index": self._index,
+            "samples": len(self._entries),
+            "keys": self._fingerprint.keys,
+            "contents": self._fingerprint.contents,
+            "broken": [[number, reason] for number, reason in self._broken.items()],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a position. Raises QiError if the data is not what it was and ``changed`` refuses that."""
+        same_keys = state["keys"] == self._fingerprint.keys
+        if state["contents"] != self._fingerprint.contents and self._changed == "refuse":
+            what = "captions or pictures are others" if same_keys else f"now {len(self._entries)}, not all the same"
+            raise QiError(
+                f"{self._where}: the data changed since the checkpoint ({state['samples']} usable "
+                f"samples then, {what}); put it back, or set source.changed = 'next-epoch' to go on with what is there"
+            )
+        if same_keys:
+            self._epoch, self._index = state["epoch"], state["index"]
+            self._broken = dict(state["broken"])
+        else:  # the place in an order of other samples means nothing
+            self._epoch, self._index, self._broken = state["epoch"] + 1, 0, {}
+        self._order = permutation(self._seed, self._epoch, len(self._entries))
+
+
+def deal(wanted: Sequence[tuple[Deck[E], int]], make: Callable[[E, int], M], pool: ThreadPoolExecutor) -> list[list[M]]:
+    """So many samples of each deck, in the order of its entries, all made side by side in the pool's threads.
+
+    ``make`` makes the sample of an entry in an epoch and raises Unusable if that can't be. Raises QiError when nothing
+    usable is left.
+    """
+
+    def made(place: tuple[int, int, int]) -> M | Unusable:
+        at, epoch, number = place
+        try:
+            return make(wanted[at][0][number], epoch)
+        except Unusable as error:
+            return error
+
+    hands: list[list[M]] = [[] for _ in wanted]
+    lost = [0] * len(wanted)
+    while True:
+        # As many as are missing and no more, so that a position does not depend on the size of batches.
+        places = [(at, *deck.next()) for at, (deck, count) in enumerate(wanted) for _ in range(count - len(hands[at]))]
+        if not places:
+            return hands
+        for (at, _, number), sample in zip(places, pool.map(made, places), strict=True):
+            if isinstance(sample, Unusable):
+                lost[at] += 1
+                wanted[at][0].lose(number, sample, lost[at])
+            else:
+                hands[at].append(sample)
+                lost[at] = 0
+
+
 class Shuffled(Generic[E, M]):
-    """Position p of epoch e is one entry of that epoch's permutation; entries that prove broken are passed over.
+    """Endless passes over one data set.
 
     ``make`` makes the sample of an entry in an epoch, in a thread of the pool; it raises Unusable if that can't be.
     """
@@ -68,89 +181,29 @@ class Shuffled(Generic[E, M]):
         changed: Literal["refuse", "next-epoch"],
         workers: int,
     ) -> None:
-        self._path, self._entries, self._fingerprint = path, entries, fingerprint
-        self._made, self._seed, self._skipped, self._changed = make, seed, skipped, changed
+        self._deck = Deck(
+            where=f"source.path = {path!r}",
+            entries=entries,
+            fingerprint=fingerprint,
+            seed=seed,
+            skip=skipped,
+            changed=changed,
+        )
+        self._make, self._scanned = make, Counter(skipped.counts)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="qi-source")
-        self._epoch = self._index = 0
-        self._order = permutation(seed, 0, len(entries))
-        self._scanned = Counter(skipped.counts)
-        self._broken: dict[int, str] = {}
-        """Reasons of entries that were found unusable after the scan, by number."""
 
     def take(self, count: int) -> list[M]:
         """The next ``count`` samples. Raises QiError when nothing usable is left."""
-        items: list[M] = []
-        lost = 0
-        while len(items) < count:
-            # As many as are missing and no more, so that the position does not depend on the size of batches.
-            wanted = [self._next() for _ in range(count - len(items))]
-            for (_, number), made in zip(wanted, self._pool.map(self._make, wanted), strict=True):
-                if not isinstance(made, Unusable):
-                    items.append(made)
-                    lost = 0
-                else:
-                    self._lose(number, made)
-                    lost += 1
-                    if lost == _PATIENCE:
-                        raise QiError(
-                            f"source.path = {self._path!r}: {lost} samples in a row could not be used, the last "
-                            f"because {made.reason} ({made.detail}); check that the data is still there"
-                        )
-        return items
+        return deal([(self._deck, count)], self._make, self._pool)[0]
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "epoch": self._epoch,
-            "index": self._index,
-            "samples": len(self._entries),
-            "keys": self._fingerprint.keys,
-            "contents": self._fingerprint.contents,
-            "broken": [[number, reason] for number, reason in self._broken.items()],
-        }
+        return self._deck.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        same_keys = state["keys"] == self._fingerprint.keys
-        if state["contents"] != self._fingerprint.contents and self._changed == "refuse":
-            what = "captions or pictures are others" if same_keys else f"now {len(self._entries)}, not all the same"
-            raise QiError(
-                f"source.path = {self._path!r}: the data changed since the checkpoint ({state['samples']} usable "
-                f"samples then, {what}); put it back, or set source.changed = 'next-epoch' to go on with what is there"
-            )
-        if same_keys:
-            self._epoch, self._index = state["epoch"], state["index"]
-            self._broken = dict(state["broken"])
-        else:  # the place in an order of other samples means nothing
-            self._epoch, self._index, self._broken = state["epoch"] + 1, 0, {}
-        self._order = permutation(self._seed, self._epoch, len(self._entries))
+        self._deck.load_state_dict(state)
 
     def report(self) -> dict[str, int]:
-        return dict(self._scanned + Counter(list(self._broken.values())))
-
-    def _next(self) -> tuple[int, int]:
-        """Epoch and number of the next entry not known to be broken."""
-        if len(self._broken) == len(self._entries):
-            reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(self._broken.values()).most_common(3))
-            raise QiError(f"source.path = {self._path!r}: no usable sample is left ({reasons}); check the data")
-        while True:
-            if self._index == len(self._entries):
-                self._epoch, self._index = self._epoch + 1, 0
-                self._order = permutation(self._seed, self._epoch, len(self._entries))
-            number = int(self._order[self._index])
-            self._index += 1
-            if number not in self._broken:
-                return self._epoch, number
-
-    def _make(self, place: tuple[int, int]) -> M | Unusable:
-        epoch, number = place
-        try:
-            return self._made(self._entries[number], epoch)
-        except Unusable as error:
-            return error
-
-    def _lose(self, number: int, error: Unusable) -> None:
-        if number not in self._broken:
-            self._broken[number] = error.reason
-            self._skipped(self._entries[number].key, error.reason, error.detail)
+        return dict(self._scanned + self._deck.broken())
 
 
 def scan(entries: Sequence[E], check: Callable[[E], bytes], workers: int, skip: Skip) -> Iterator[tuple[E, bytes]]:
