@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 def _last(instance: Window, _: Attribute[int], value: int) -> None:
     if value and instance.moves == "fixed":
         raise ValueError("'latest' bounds a window that moves; with moves = \"fixed\" leave it out")
+    if value and value < instance.first:
+        raise ValueError(f"'latest' must be >= 'first', {instance.first}: {value}")
 
 
 @frozen(kw_only=True)
@@ -79,14 +81,21 @@ def integrate(
 ) -> Latents:
     """``Sampler.sample`` of a stochastic sampler.
 
-    ``generators``: one a sample. ``noisy``: (S, B), see ``StochasticSampler.noisy``; unsaid, samples are each their own
-    group of the first rollout. Raises QiError without a generator for each sample.
+    ``generators``: one a sample. ``noisy``: (S, B), see ``StochasticSampler.noisy``; unsaid, all samples are one
+    group of the first rollout, so that a sample's window does not depend on its neighbours. Raises QiError without a
+    generator for each sample, and for noise that is not float32.
     """
+    import torch
 
     from qi_core import flow
     from qi_core.errors import QiError
     from qi_core.sampler import Step
 
+    if noise.tokens.dtype != torch.float32:
+        raise QiError(
+            f"{type(sampler).__name__}: noise in {noise.tokens.dtype}; float32 is wanted: with less, the ratio of a "
+            "policy with itself is not 1; convert it (the denoiser may still answer in bfloat16)"
+        )
     if len(generators) != len(noise):
         raise QiError(
             f"{type(sampler).__name__}: {len(generators)} generators for {len(noise)} samples; a sampler that adds "
@@ -95,7 +104,7 @@ def integrate(
     device = noise.tokens.device
     times = sampler.times(noise.lengths).to(device)
     steps = len(times) - 1
-    noisy = sampler.noisy(steps, range(len(noise)), 0) if noisy is None else noisy
+    noisy = sampler.noisy(steps, (0,) * len(noise), 0) if noisy is None else noisy
     x = noise
     for index in range(steps):
         t, t_next = times[index], times[index + 1]

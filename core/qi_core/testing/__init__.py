@@ -18,8 +18,8 @@ from qi_core.testing.encoders import check_conditioner as check_conditioner
 from qi_core.testing.listeners import check_evaluation as check_evaluation
 from qi_core.testing.listeners import check_tracker as check_tracker
 from qi_core.testing.models import check_denoiser as check_denoiser
-from qi_core.testing.models import check_sampler as check_sampler
 from qi_core.testing.rewards import check_reward as check_reward
+from qi_core.testing.samplers import check_sampler as check_sampler
 from qi_core.testing.source import check_source as check_source
 from qi_core.testing.store import check_store as check_store
 from qi_core.testing.training import check_objective as check_objective

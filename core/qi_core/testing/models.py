@@ -1,4 +1,4 @@
-"""The contracts of samplers and denoisers."""
+"""The contract of denoisers."""
 
 from __future__ import annotations
 
@@ -9,40 +9,9 @@ from attrs import evolve, frozen
 from torch import Tensor, nn
 
 from qi_core.data import Condition, Latents
-from qi_core.denoiser import Denoiser, DenoiserComponent, DenoiserModule
-from qi_core.sampler import Sampler
+from qi_core.denoiser import DenoiserComponent, DenoiserModule
 from qi_core.testing.contract import Contract, contract, place, same
-from qi_core.testing.fakes import MEAN, STD, GaussianField, normal
-
-WIDTH = 4
-MANY = 4096
-
-
-def check_sampler(component: Sampler, *, tolerance: float = 0.15) -> None:
-    """``qi_core.sampler.Sampler``: it leads noise along the velocity to the data, sample by sample, and keeps nothing.
-
-    A sampler whose result depends on ``generators`` is checked by the mean and deviation of what it gives, any other
-    by the exact flow map of a Gaussian. ``tolerance``: how far its settings may be from exact; give it steps enough.
-    """
-    told = contract(component, "qi_core.sampler.Sampler.sample")
-    noise = Latents(tokens=normal(6 + 4, WIDTH, seed=1), grids=((1, 2, 3), (1, 4, 1)))
-    condition = _text(5, 2)
-    before = noise.tokens.clone(), condition.text.clone()
-    field = GaussianField()
-    with told.leaves_random_numbers_alone("sample"):
-        found = _sample(component, _Questions(told, noise, field), noise, condition)
-    told.holds(
-        torch.equal(noise.tokens, before[0]) and torch.equal(condition.text, before[1]),
-        "it changed the noise or the condition that it was given",
-    )
-    _sampled_states(told, component, noise, condition, field, found)
-    told.holds(
-        torch.equal(_sample(component, GaussianField(), noise, condition).tokens, found.tokens),
-        "two calls with the same arguments gave different latents; settings are all that it may hold",
-    )
-    random = not torch.equal(_sample(component, GaussianField(), noise, condition, seed=2).tokens, found.tokens)
-    _sampled_end(told, component, tolerance, random)
-    _sampled_apart(told, component, noise, condition, found, random)
+from qi_core.testing.fakes import normal
 
 
 def check_denoiser(
@@ -82,88 +51,6 @@ def check_denoiser(
         told.refuses("a reference picture", lambda: pictured.velocity(model))
     _gradients(told, model, batch)
     _sharding(contract(component, "qi_core.denoiser.Sharding"), model)
-
-
-def _text(*lengths: int, width: int = 2) -> Condition:
-    return Condition(text=normal(sum(lengths), width, seed=7), lengths=lengths)
-
-
-def _sample(component: Sampler, field: Denoiser, noise: Latents, condition: Condition, seed: int = 1) -> Latents:
-    generators = [torch.Generator().manual_seed(100 * seed + slot) for slot in range(len(noise))]
-    return component.sample(field, noise, condition, generators=generators)
-
-
-@frozen(eq=False)
-class _Questions:
-    """A denoiser that looks at what it is asked."""
-
-    told: Contract
-    noise: Latents
-    field: GaussianField
-
-    def velocity(self, latents: Latents, t: Tensor, condition: Condition) -> Latents:
-        self.told.holds(
-            latents.grids == self.noise.grids and latents.tokens.shape == self.noise.tokens.shape,
-            f"the denoiser was asked about latents of grids {latents.grids}, not the noise's",
-        )
-        self.told.holds(
-            t.shape == (len(self.noise),) and t.dtype == torch.float32,
-            f"the denoiser was given times of shape {tuple(t.shape)}, {t.dtype}; one float32 a sample is wanted",
-        )
-        self.told.holds(
-            bool(((t >= 0) & (t <= 1)).all()), f"the denoiser was asked at times {t.tolist()}, out of [0, 1]"
-        )
-        return self.field.velocity(latents, t, condition)
-
-
-def _sampled_states(
-    told: Contract, component: Sampler, noise: Latents, condition: Condition, field: GaussianField, found: Latents
-) -> None:
-    told.holds(bool(field.states), "it never asked the denoiser")
-    told.holds(
-        found.grids == noise.grids and found.tokens.shape == noise.tokens.shape,
-        f"the latents have grids {found.grids} and shape {tuple(found.tokens.shape)}, not the noise's",
-    )
-    half = GaussianField(dtype=torch.bfloat16)
-    end = _sample(component, half, noise, condition)
-    kept = {state.tokens.dtype for state in (*field.states, *half.states, found, end)}
-    told.holds(kept == {torch.float32}, "states are not float32 all the way (as when the denoiser gives bfloat16)")
-
-
-def _sampled_end(told: Contract, component: Sampler, tolerance: float, random: bool) -> None:
-    if random:
-        noise = Latents(tokens=normal(MANY, 1, seed=5), grids=((1, 1, MANY),))
-        end = _sample(component, GaussianField(), noise, _text(1)).tokens
-        mean, std = float(end.mean()), float(end.std())
-        told.holds(
-            abs(mean - MEAN) <= tolerance and abs(std - STD) <= tolerance,
-            f"data of mean {MEAN} and deviation {STD} came out with {mean:.3g} and {std:.3g}; x_t goes from noise at "
-            "t = 0 to data at t = 1 along v = x_0 - x_1",
-        )
-        return
-    noise = Latents(tokens=torch.linspace(-2, 2, 12)[:, None], grids=((1, 3, 4),))
-    end = _sample(component, GaussianField(), noise, _text(1)).tokens
-    worst = float((end - (MEAN + STD * noise.tokens)).abs().max())
-    told.holds(
-        worst <= tolerance,
-        f"it ends {worst:.2g} away from the exact flow map of a Gaussian ({tolerance:g} is allowed); x_t goes from "
-        "noise at t = 0 to data at t = 1 along v = x_0 - x_1",
-    )
-
-
-def _sampled_apart(
-    told: Contract, component: Sampler, noise: Latents, condition: Condition, found: Latents, random: bool
-) -> None:
-    tokens = noise.tokens.clone()
-    tokens[noise.lengths[0] :] *= -3
-    beside = _sample(component, GaussianField(), noise.with_tokens(tokens), condition)
-    broken = "a sample comes out differently beside another neighbour in the batch"
-    told.near(beside.split()[0].tokens, found.split()[0].tokens, 1e-5, broken)
-    if random:  # the generator serves the whole batch, so alone a sample draws other numbers
-        return
-    for alone, text, together in zip(noise.split(), condition.split(), found.split(), strict=True):
-        end = _sample(component, GaussianField(), alone, text)
-        told.near(end.tokens, together.tokens, 1e-5, "a sample comes out differently alone than in a batch")
 
 
 @frozen(kw_only=True, eq=False)

@@ -149,8 +149,8 @@ class Cps(_Noisy):
     angle does not shrink with the step, so that more steps mean more noise and no limit: the marginals are not kept.
     """
 
-    eta: float = field(default=0.8, validator=[validators.ge(0), validators.le(1)])
-    """Level of noise; 0: none, 1: all noise is new at every step. The public recipes have 0.8."""
+    eta: float = field(default=0.5, validator=[validators.ge(0), validators.le(1)])
+    """Level of noise; 0: none, 1: all noise is new at every step. Public recipes have 0.8, for a window of 3 steps."""
 
     def fresh(self, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
         """1 - cos and sin of the angle, times the noise's share of x'."""
