@@ -1,4 +1,4 @@
-"""Pictures with captions from a folder, a JSONL or tar shards."""
+"""Pictures with captions from a folder, a JSONL or tar shards, and curated sets of them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def qi_sources() -> Mapping[str, type[SourceComponent[Any]]]:
+    from qi_plugins.source_images.curated import Curated
     from qi_plugins.source_images.images import Images
 
-    return {"images": Images}
+    return {"curated": Curated, "images": Images}

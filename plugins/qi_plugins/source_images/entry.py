@@ -33,6 +33,21 @@ class Entry:
     image: Blob
     caption: str | Blob | None
     references: tuple[Blob, ...] = ()
+    category: str = ""
+    """Where it stands in a hierarchy, such as people/portrait, where that was asked for and is known."""
+
+
+def cleaned(category: str) -> str:
+    """A path without empty steps and without space around its steps: ``/people//portrait /`` -> people/portrait."""
+    return "/".join(step.strip() for step in category.split("/") if step.strip())
+
+
+def category_of(record: dict[str, Any]) -> str:
+    """The category of a JSON record, empty if it has none. Raises Unusable if it is no string."""
+    category = record.get("category")
+    if category is not None and not isinstance(category, str):
+        raise Unusable("category is no text", repr(category)[:200])
+    return cleaned(category or "")
 
 
 def caption_of(record: dict[str, Any]) -> str | None:

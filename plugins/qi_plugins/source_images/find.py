@@ -16,7 +16,7 @@ from qi_core.errors import QiError
 from qi_core.jsonlines import records
 from qi_core.pixels import Unusable
 from qi_core.skipped import Skip
-from qi_plugins.source_images.entry import EXTENSIONS, Entry, Limits, caption_of
+from qi_plugins.source_images.entry import EXTENSIONS, Entry, Limits, caption_of, category_of, cleaned
 from qi_plugins.source_images.shards import read_shard
 
 
@@ -29,8 +29,11 @@ class Found:
     """Files by extension."""
 
 
-def find(path: str, caption_extension: str, limits: Limits, skip: Skip) -> Found:
-    """Raises QiError if there is nothing at ``path``."""
+def find(path: str, caption_extension: str, limits: Limits, skip: Skip, categories: bool = False) -> Found:
+    """Raises QiError if there is nothing at ``path``.
+
+    ``categories``: look for them too: a folder's own are its subfolders; JSON records say theirs.
+    """
     place = Path(path).expanduser()
     if place.is_dir():
         return _folder(place, caption_extension, skip)
@@ -47,9 +50,9 @@ def find(path: str, caption_extension: str, limits: Limits, skip: Skip) -> Found
         name = os.path.relpath(file, root).replace(os.sep, "/")
         found.seen[extension or "without extension"] += 1
         if extension == ".tar":
-            found.entries += read_shard(file, name, caption_extension, limits, skip)
+            found.entries += read_shard(file, name, caption_extension, limits, skip, categories)
         elif extension in (".jsonl", ".ndjson"):
-            found.entries += _lines(Path(file), f"{name}/" if len(files) > 1 else "", limits, skip)
+            found.entries += _lines(Path(file), f"{name}/" if len(files) > 1 else "", limits, skip, categories)
         else:
             raise QiError(
                 f"source.path = {path!r}: {file} is no folder, .jsonl or .tar; wanted one of these; "
@@ -67,7 +70,8 @@ def _folder(root: Path, caption_extension: str, skip: Skip) -> Found:
         if extension.lower() in EXTENSIONS:
             key = os.path.relpath(path, root).replace(os.sep, "/")
             caption = Blob(stem + caption_extension) if stem + caption_extension in paths else None
-            found.entries.append(Entry(key=key, image=Blob(path), caption=caption))
+            category = cleaned(os.path.dirname(key))
+            found.entries.append(Entry(key=key, image=Blob(path), caption=caption, category=category))
     found.entries.sort(key=lambda entry: entry.key)  # the file system's own order differs between machines
     return found
 
@@ -89,16 +93,16 @@ def _walk(root: Path, skip: Skip) -> Iterator[str]:
         yield from (os.path.join(folder, name) for name in files if not name.startswith("."))
 
 
-def _lines(path: Path, prefix: str, limits: Limits, skip: Skip) -> Iterator[Entry]:
+def _lines(path: Path, prefix: str, limits: Limits, skip: Skip, categories: bool) -> Iterator[Entry]:
     """``prefix`` stands before the keys, so that they are unique over several files."""
     for number, record in records(path, prefix, limits.line, skip):
         try:
-            yield _line(record, prefix, number, path.parent)
+            yield _line(record, prefix, number, path.parent, categories)
         except Unusable as error:
             skip(f"{prefix}line {number}", error.reason, error.detail)
 
 
-def _line(record: dict[str, Any], prefix: str, number: int, folder: Path) -> Entry:
+def _line(record: dict[str, Any], prefix: str, number: int, folder: Path, categories: bool) -> Entry:
     image = next((record[name] for name in ("image", "file_name") if name in record), None)
     if not isinstance(image, str):
         raise Unusable("line names no image", f"keys: {', '.join(record)}"[:200])
@@ -110,4 +114,5 @@ def _line(record: dict[str, Any], prefix: str, number: int, folder: Path) -> Ent
         image=Blob(os.path.join(folder, image)),
         caption=caption_of(record),
         references=tuple(Blob(os.path.join(folder, item)) for item in references),
+        category=category_of(record) if categories else "",
     )

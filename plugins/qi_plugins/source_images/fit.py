@@ -15,6 +15,7 @@ from qi_core.pixels import Colour, Unusable, decode, refuse_misfit, resize, size
 from qi_core.shuffling import number_of
 from qi_core.sizes import Size, crop_box, nearest, own_size, scale
 from qi_plugins.source_images.entry import Entry, Limits
+from qi_plugins.source_images.quality import Quality
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,6 +55,12 @@ class Fit:
             for number, blob in enumerate((entry.image, *entry.references))
         )
         return Sample(key=entry.key, prompt=self.caption(entry), image=image, references=tuple(references))
+
+    def inspect(self, entry: Entry, quality: Quality) -> None:
+        """Judge the picture as it is stored, upright, on the stated background. Raises Unusable."""
+        with opened(entry.image, self.limits.file, self.limits.pixels) as (image, _):
+            if failed := quality.judge(decode(image, 1.0, self.background)):
+                raise failed
 
     def caption(self, entry: Entry) -> str:
         """Without space around it. Raises Unusable."""

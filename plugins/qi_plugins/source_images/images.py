@@ -13,6 +13,7 @@ from qi_core.place import Place
 if TYPE_CHECKING:
     from qi_core.skipped import Skipped
     from qi_core.source import Source
+    from qi_plugins.source_images.entry import Entry
     from qi_plugins.source_images.find import Found
     from qi_plugins.source_images.fit import Fit
 
@@ -80,17 +81,12 @@ class Images:
 
     def build(self, place: Place, multiple: int) -> Source[Samples]:
         """Finds the samples and reads every caption and header. Raises QiError if nothing is usable."""
-        from qi_core.shuffling import Fingerprint, scan
+        from qi_core.shuffling import Fingerprint
         from qi_core.skipped import Skipped
-        from qi_plugins.source_images.find import find
         from qi_plugins.source_images.live import ImageSource
 
-        fit = self._fit(place.seed, multiple)
-        skipped = Skipped(place.folder, self.path)
-        found = find(self.path, self.caption_extension, fit.limits, skipped)
-        usable = list(scan(found.entries, fit.check, self.workers, skipped))
-        if not usable:
-            raise self._nothing(found, skipped)
+        fit, skipped = self.fit(place.seed, multiple), Skipped(place.folder, self.path)
+        usable = self.scan(fit, skipped)
         return ImageSource(
             path=self.path,
             entries=[entry for entry, _ in usable],
@@ -102,7 +98,19 @@ class Images:
             workers=self.workers,
         )
 
-    def _fit(self, seed: int, multiple: int) -> Fit:
+    def scan(self, fit: Fit, skipped: Skipped, categories: bool = False) -> list[tuple[Entry, bytes]]:
+        """The usable samples by caption and header, each with a digest of them. Raises QiError if there is none."""
+        from qi_core.shuffling import scan
+        from qi_plugins.source_images.find import find
+
+        found = find(self.path, self.caption_extension, fit.limits, skipped, categories)
+        usable = list(scan(found.entries, fit.check, self.workers, skipped))
+        if not usable:
+            raise self._nothing(found, skipped)
+        return usable
+
+    def fit(self, seed: int, multiple: int) -> Fit:
+        """What makes samples fit, and says which can't."""
         from qi_core.sizes import bucket, parse_ratio
         from qi_plugins.source_images.entry import Limits
         from qi_plugins.source_images.fit import Fit

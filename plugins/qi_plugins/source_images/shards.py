@@ -12,12 +12,12 @@ import re
 import tarfile
 from collections.abc import Iterator
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from qi_core.blob import Blob
 from qi_core.pixels import Unusable
 from qi_core.skipped import Skip
-from qi_plugins.source_images.entry import EXTENSIONS, Entry, Limits, caption_of
+from qi_plugins.source_images.entry import EXTENSIONS, Entry, Limits, caption_of, category_of
 
 _REFERENCE = re.compile(r"ref(\d+)\.(.+)")
 
@@ -28,15 +28,20 @@ class _Member(NamedTuple):
     blob: Blob
 
 
-def read_shard(path: str, name: str, caption_extension: str, limits: Limits, skip: Skip) -> list[Entry]:
-    """The entries of a shard, in its order. ``name`` stands before the keys, so that they are unique over shards."""
+def read_shard(
+    path: str, name: str, caption_extension: str, limits: Limits, skip: Skip, categories: bool = False
+) -> list[Entry]:
+    """The entries of a shard, in its order. ``name`` stands before the keys, so that they are unique over shards.
+
+    ``categories``: every .json is read for them; without, only where it holds the caption.
+    """
     entries: list[Entry] = []
     uses: dict[str, int] = {}
     for prefix, members in groupby(_members(path, name, skip), key=lambda member: member.prefix):
         uses[prefix] = uses.get(prefix, 0) + 1
         key = f"{name}/{prefix}" + (f"#{uses[prefix]}" if uses[prefix] > 1 else "")
         try:
-            entries.append(_entry(key, list(members), caption_extension.lstrip("."), limits))
+            entries.append(_entry(key, list(members), caption_extension.lstrip("."), limits, categories))
         except Unusable as error:
             skip(key, error.reason, error.detail)
     return entries
@@ -66,7 +71,7 @@ def _cut(name: str) -> tuple[str, str]:
     return (folder + slash + stem, suffix) if stem and suffix else ("", "")
 
 
-def _entry(key: str, members: list[_Member], caption_suffix: str, limits: Limits) -> Entry:
+def _entry(key: str, members: list[_Member], caption_suffix: str, limits: Limits, categories: bool) -> Entry:
     by_suffix = {member.suffix: member.blob for member in members}
     if len(by_suffix) < len(members):
         raise Unusable("two members of one name", ", ".join(member.suffix for member in members))
@@ -81,21 +86,22 @@ def _entry(key: str, members: list[_Member], caption_suffix: str, limits: Limits
     others = [s for s in by_suffix if f".{s.rpartition('.')[2]}" in EXTENSIONS and not _REFERENCE.fullmatch(s)]
     if len(others) > 1:
         raise Unusable("several pictures under one name", ", ".join(others))
+    record = _record(by_suffix, limits) if categories or caption_suffix not in by_suffix else {}
     return Entry(
         key=key,
         image=by_suffix[pictures[0]],
-        caption=_caption(by_suffix, caption_suffix, limits),
+        caption=by_suffix[caption_suffix] if caption_suffix in by_suffix else caption_of(record),
         references=tuple(references[number] for number in sorted(references)),
+        category=category_of(record) if categories else "",
     )
 
 
-def _caption(by_suffix: dict[str, Blob], caption_suffix: str, limits: Limits) -> str | Blob | None:
-    if caption_suffix in by_suffix:
-        return by_suffix[caption_suffix]
+def _record(by_suffix: dict[str, Blob], limits: Limits) -> dict[str, Any]:
+    """What the .json says; nothing where there is none or it holds no object."""
     if "json" not in by_suffix:
-        return None
+        return {}
     try:
         record = json.loads(by_suffix["json"].read(limits.line, "caption too long"))
     except (ValueError, RecursionError) as error:
         raise Unusable("caption is no text", f".json: {error}") from error
-    return caption_of(record) if isinstance(record, dict) else None
+    return record if isinstance(record, dict) else {}

@@ -1,0 +1,298 @@
+"""The live source: whose turn it is, and the stock that each category's samples come from."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Protocol
+
+from attrs import define, evolve, field, frozen
+from PIL import Image
+
+from qi_core.data import Sample, Samples
+from qi_core.errors import QiError
+from qi_core.files import write_whole
+from qi_core.pixels import Unusable
+from qi_core.place import Place
+from qi_core.shares import Turns
+from qi_core.shuffling import Deck, Fingerprint, deal, number_of, permutation
+from qi_core.skipped import Skip, Skipped
+from qi_core.source import Source
+from qi_plugins.source_images.curated import Curated
+from qi_plugins.source_images.entry import Entry
+from qi_plugins.source_images.fit import Fit
+from qi_plugins.source_images.images import Images
+from qi_plugins.source_images.quality import Quality
+
+UNCATEGORISED = "uncategorised"
+FRUITLESS = 1000
+"""Pictures of a source below the bar in a row before the run is told."""
+Make = Callable[[Entry, int], Sample]
+
+
+def tell(folder: Path, label: str, counts: Mapping[str, Fraction], shares: Mapping[str, Fraction]) -> None:
+    """Keeps in the run's folder what each category holds and gets, beside that of other sources of the run."""
+    path = folder / "curation.json"
+    try:
+        told = json.loads(path.read_bytes()) if path.exists() else {}
+    except ValueError:
+        told = {}
+    told[label] = {name: {"samples": float(counts[name]), "share": float(share)} for name, share in shares.items()}
+    write_whole(path, (json.dumps(told, ensure_ascii=False, indent=1) + "\n").encode("utf-8", "backslashreplace"))
+
+
+class Stock(Protocol):
+    """The samples of every category, each endless and in an order of its own."""
+
+    @property
+    def counts(self) -> Mapping[str, Fraction]:
+        """How many samples each category stands for, in the order of their numbers."""
+        ...
+
+    def take(self, wanted: Mapping[int, int]) -> dict[int, list[Sample]]:
+        """The next samples of some categories: so many of each number."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    def report(self) -> dict[str, int]: ...
+
+
+class CuratedSource:
+    """Which category gives the n-th sample depends on shares, seed and n; which of its samples, on the stock."""
+
+    def __init__(self, stock: Stock, shares: Mapping[str, Fraction], seed: int) -> None:
+        self.shares = shares
+        self._stock = stock
+        self._turns = Turns(list(shares.values()), seed)
+
+    def draw(self, count: int) -> Samples:
+        turns = self._turns.take(count)
+        drawn = {number: iter(own) for number, own in self._stock.take(Counter(turns)).items()}
+        return Samples(items=tuple(next(drawn[number]) for number in turns))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"turns": self._turns.state_dict(), "categories": self._stock.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._stock.load_state_dict(state["categories"])
+        self._turns.load_state_dict(state["turns"])
+
+    def report(self) -> dict[str, int]:
+        return self._stock.report()
+
+
+# --- files -------------------------------------------------------------------------------------------------------
+
+
+@frozen(kw_only=True)
+class Files:
+    """A deck of files for each category, dealt side by side."""
+
+    path: str
+    counts: Mapping[str, Fraction]
+    decks: Mapping[str, Deck[Entry]]
+    make: Make
+    pool: ThreadPoolExecutor
+    scanned: Mapping[str, int]
+    """What was skipped before the first draw, by reason."""
+    forgiving: bool
+    """Go on after categories came or went."""
+
+    def take(self, wanted: Mapping[int, int]) -> dict[int, list[Sample]]:
+        decks = list(self.decks.values())
+        numbers = sorted(wanted)
+        hands = deal([(decks[number], wanted[number]) for number in numbers], self.make, self.pool)
+        return dict(zip(numbers, hands, strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: deck.state_dict() for name, deck in self.decks.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state.keys() != self.decks.keys() and not self.forgiving:
+            gone, new = sorted(state.keys() - self.decks.keys()), sorted(self.decks.keys() - state.keys())
+            raise QiError(
+                f"source.images.path = {self.path!r}: categories came or went since the checkpoint (gone: "
+                f"{', '.join(gone) or 'none'}; new: {', '.join(new) or 'none'}); put them back and ask the same "
+                "'quality' and 'least', or set source.images.changed = 'next-epoch' to go on with what is there"
+            )
+        for name, deck in self.decks.items():
+            if name in state:
+                deck.load_state_dict(state[name])
+
+    def report(self) -> dict[str, int]:
+        lost = {
+            f"{name}: {reason}": count for name, deck in self.decks.items() for reason, count in deck.broken().items()
+        }
+        return {**self.scanned, **lost}
+
+
+def files(settings: Curated, images: Images, fit: Fit, skipped: Skipped) -> Files:
+    """Finds and groups the entries. A category with too few samples, or none above the bar, is left out and told."""
+    grouped: dict[str, list[tuple[Entry, bytes]]] = defaultdict(list)
+    for entry, digest in images.scan(fit, skipped, categories=True):
+        if entry.category or settings.uncategorised == "keep":
+            grouped[entry.category or UNCATEGORISED].append((entry, digest))
+        else:
+            skipped(entry.key, "no category")
+    scanned = Counter(skipped.counts)
+    pool = ThreadPoolExecutor(images.workers, thread_name_prefix="qi-source")
+    make = _maker(fit, settings.quality)
+    decks: dict[str, Deck[Entry]] = {}
+    counts: dict[str, Fraction] = {}
+    for name, own in sorted(grouped.items()):
+        seed, entries = number_of(f"{fit.seed}/category {name}"), [entry for entry, _ in own]
+        if told := _left_out(settings, entries, seed, make, pool, skipped):
+            scanned[f"{name}: {told}"] = len(own)
+            continue
+        counts[name] = Fraction(len(own))
+        decks[name] = Deck(
+            where=f"source.images.path = {images.path!r}, category {name!r}",
+            entries=entries,
+            fingerprint=Fingerprint.of([(entry.key, digest) for entry, digest in own]),
+            seed=seed,
+            skip=skipped,
+            changed=images.changed,
+        )
+    if not decks:
+        told = "; ".join(f"{count} x {reason}" for reason, count in scanned.most_common(5))
+        raise QiError(
+            f"source.images.path = {images.path!r}: no category is left ({told}); lower the bar of source.quality or "
+            "source.least; each sample with its reason is in skipped.jsonl in the run's folder"
+        )
+    forgiving = images.changed == "next-epoch"
+    return Files(
+        path=images.path, counts=counts, decks=decks, make=make, pool=pool, scanned=scanned, forgiving=forgiving
+    )
+
+
+def _maker(fit: Fit, quality: Quality) -> Make:
+    passed: set[str] = set()  # spares later epochs the measuring; what it holds changes no verdict
+
+    def make(entry: Entry, epoch: int) -> Sample:
+        if quality.asks() and entry.key not in passed:
+            fit.inspect(entry, quality)
+            passed.add(entry.key)
+        return evolve(fit.make(entry, epoch), category=entry.category or UNCATEGORISED)
+
+    return make
+
+
+def _left_out(
+    settings: Curated, entries: Sequence[Entry], seed: int, make: Make, pool: ThreadPoolExecutor, skip: Skip
+) -> str:
+    """Why a category is left out; empty if it isn't. Looks until one sample is good, in the order of the first epoch.
+
+    Known at the start, so that shares never change on the way.
+    """
+    if len(entries) < settings.least:
+        for entry in entries:
+            skip(entry.key, "category too small", f"{len(entries)} samples, at least {settings.least} wanted")
+        return "too small a category, left out"
+
+    def failure(number: int) -> Unusable | None:
+        try:
+            make(entries[number], 0)
+        except Unusable as error:
+            return error
+        return None
+
+    order = [int(number) for number in permutation(seed, 0, len(entries))]
+    failures: dict[int, Unusable] = {}
+    for start in range(0, len(order), 8):
+        some = order[start : start + 8]
+        for number, failed in zip(some, pool.map(failure, some), strict=True):
+            if failed is None:
+                return ""
+            failures[number] = failed
+    for number, failed in failures.items():
+        skip(entries[number].key, failed.reason, failed.detail)
+    reasons = Counter(failed.reason for failed in failures.values()).most_common(3)
+    return f"left out, for none is good enough ({', '.join(f'{count} {reason}' for reason, count in reasons)})"
+
+
+# --- sources -----------------------------------------------------------------------------------------------------
+
+
+@define(kw_only=True, eq=False)
+class Sources:
+    """A source for each category."""
+
+    counts: Mapping[str, Fraction]
+    children: Mapping[str, Source[Samples]]
+    quality: Quality
+    skipped: Skipped
+    rejected: dict[str, Counter[str]] = field(factory=lambda: defaultdict(Counter))
+    """What was below the bar, by category and reason."""
+
+    def take(self, wanted: Mapping[int, int]) -> dict[int, list[Sample]]:
+        names = list(self.children)
+        return {number: self._good(names[number], wanted[number]) for number in sorted(wanted)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            name: {"source": child.state_dict(), "rejected": dict(self.rejected[name])}
+            for name, child in self.children.items()
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if gone := sorted(state.keys() - self.children.keys()):
+            raise QiError(
+                f"source.categories: the checkpoint knows a category {gone[0]!r}, the recipe has "
+                f"{', '.join(self.children)}; keep the categories (weights may change, categories may be added)"
+            )
+        for name, own in state.items():
+            self.children[name].load_state_dict(own["source"])
+            self.rejected[name] = Counter(own["rejected"])
+
+    def report(self) -> dict[str, int]:
+        skipped = {f"{name}: {why}": n for name, child in self.children.items() for why, n in child.report().items()}
+        rejected = {f"{name}: {why}": n for name in self.children for why, n in list(self.rejected[name].items())}
+        return {**skipped, **rejected}
+
+    def _good(self, name: str, count: int) -> list[Sample]:
+        good: list[Sample] = []
+        lost = 0
+        while len(good) < count:
+            for sample in self.children[name].draw(count - len(good)):
+                named = evolve(sample, key=f"{name}/{sample.key}", category=name)
+                failed = self._judge(named)
+                if failed is None:
+                    good.append(named)
+                    lost = 0
+                    continue
+                lost += 1
+                self.rejected[name][failed.reason] += 1
+                self.skipped(named.key, failed.reason, failed.detail)
+                if lost == FRUITLESS:
+                    raise QiError(
+                        f"source.categories: of {name!r}, {lost} pictures in a row are not good enough, the last "
+                        f"because {failed.reason} ({failed.detail}); lower source.quality or give another source"
+                    )
+        return good
+
+    def _judge(self, sample: Sample) -> Unusable | None:
+        if not self.quality.asks():
+            return None
+        return self.quality.judge(Image.fromarray(sample.image.permute(1, 2, 0).contiguous().numpy()))
+
+
+def sources(settings: Curated, place: Place, multiple: int, skipped: Skipped) -> Sources:
+    """Each built with a seed of its own: two of one kind must not roll the same numbers."""
+    return Sources(
+        counts={category.category: Fraction(repr(category.weight)) for category in settings.categories},
+        children={
+            category.category: category.source.build(
+                evolve(place, seed=number_of(f"{place.seed}/category {category.category}") % 2**32), multiple
+            )
+            for category in settings.categories
+        },
+        quality=settings.quality,
+        skipped=skipped,
+    )
