@@ -116,7 +116,9 @@ def _adapted(recipe: Recipe, folder: Path, model: DenoiserModule, place: Place, 
         load_weights(
             model, store.load().tensors[TRAINED], f"{folder / 'base'}", "use the recipe that the run was made with"
         )
-    return recipe.adapter.apply(model, place)
+    adapter = recipe.adapter.apply(model, place)
+    notes += adapter.notes()
+    return adapter
 
 
 def _shadows(objective: Objective[Any], model: DenoiserModule, ema: float) -> dict[str, Shadow]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from importlib.metadata import distribution
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
+from attrs import evolve
 from PIL import Image
 
 from qi_core import Place, Samples
 from qi_core.testing import (
+    check_adapter,
     check_autoencoder,
     check_component,
     check_conditioner,
@@ -25,17 +27,19 @@ from qi_core.testing import (
     check_store,
     check_tracker,
 )
+from qi_plugins.adapter_lora.component import LoRA
 from qi_plugins.autoencoder_patchify.component import Patchify
 from qi_plugins.cond_qwen25vl.component import Qwen25VL
 from qi_plugins.conditioner_characters.component import Characters
 from qi_plugins.eval_glyphs.component import GlyphMatch
+from qi_plugins.eval_held_out.component import HeldOut
 from qi_plugins.mmdit.component import MMDiT
 from qi_plugins.optimizer_adamw.component import AdamW
 from qi_plugins.parallel_single.component import Single
 from qi_plugins.source_images.images import Images
 from qi_plugins.source_mixture.mixture import Mixture, Part
 from qi_plugins.source_mixture.stages import Stage, Stages
-from qi_plugins.source_text.component import RenderedText
+from qi_plugins.source_text.component import RenderedPairs, RenderedText
 from qi_plugins.vae_qwen.component import VaeQwen
 from support.tiny_pipeline import make_pipeline
 
@@ -51,7 +55,10 @@ def offered(hook: str) -> list[Any]:
 
 
 def all_offered() -> list[Any]:
-    kinds = "autoencoder conditioner denoiser evaluation objective optimizer parallel sampler source store tracker"
+    kinds = (
+        "adapter autoencoder conditioner denoiser evaluation objective optimizer parallel reward sampler source store "
+        "tracker"
+    )
     return [component for kind in kinds.split() for component in offered(f"qi_{kind}s")]
 
 
@@ -132,6 +139,7 @@ def test_conditioners(place: Place, released: Path) -> None:
     [
         pytest.param(WORDS, 12, id="rendered-text"),
         pytest.param(BOTH, 12, id="rendered-text in both alphabets"),
+        pytest.param(RenderedPairs(text=evolve(WORDS, look_alikes=("OQ", "EF"))), 12, id="rendered-pairs"),
         pytest.param(Mixture(parts=(Part(source=WORDS), Part(weight=3.0, source=BOTH))), 70, id="mixture"),
         pytest.param(Stages(stages=(Stage(samples=5, source=WORDS), Stage(source=BOTH))), 12, id="stages"),
     ],
@@ -149,3 +157,9 @@ def test_a_source_of_files_over_three_epochs(tmp_path: Path) -> None:
 
 def test_evaluations() -> None:
     check_evaluation(GlyphMatch(source=WORDS, count=6, shown=3))
+    check_evaluation(HeldOut(source=WORDS, count=6, batch=4))
+
+
+@pytest.mark.parametrize("init", ["kaiming", "gaussian"])
+def test_adapters(init: Literal["kaiming", "gaussian"]) -> None:
+    check_adapter(LoRA(rank=2, alpha=4.0, targets=("*",), init=init))
