@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -205,3 +206,10 @@ def test_the_layers_own_weights_are_the_very_same(
     after = dict(model.named_parameters())
     assert all(after[name] is parameter for name, parameter in before.items())
     assert isinstance(model.get_submodule("transformer_blocks.0.attn.to_q"), LoraLinear)
+
+
+def test_the_recipe_in_the_docs_is_one() -> None:
+    text = (Path(__file__).parents[3] / "docs/lora.md").read_text(encoding="utf-8")
+    told = tomllib.loads(text.partition("```toml\n")[2].partition("```")[0])["adapter"]
+    assert told.pop("name") == "lora"
+    assert LoRA(**(told | {"targets": tuple(told["targets"])})) == evolve(LoRA(), alpha=16.0)
