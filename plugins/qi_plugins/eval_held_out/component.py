@@ -67,7 +67,8 @@ class HeldOutLoss:
         from qi_core import Dice, Evaluated
 
         dice = Dice(self.seed, -1)  # no step of the run has that number, so none has these times and noises
-        total, parts = 0.0, dict[str, Mean]()
+        total = 0.0
+        parts: dict[str, Mean] = {}
         for some in self.data.split(-(-len(self.data) // self.settings.batch)):
             found = loss(some, dice)
             total += float(found.value) * len(some)
