@@ -29,7 +29,7 @@ width = 32
 lengths = [1, 2]
 [[source.rewards]]
 name = "bright"
-reward = "brightness"
+reward = "shine"
 [train]
 steps = 24
 batch = 4
@@ -43,14 +43,15 @@ name = "reward"
 every = 6
 count = 4
 prompts = { name = "rendered-text", height = 16, width = 32, lengths = [1, 2], split = "held-out" }
-rewards = [{ name = "bright", reward = "brightness" }]
+rewards = [{ name = "bright", reward = "shine" }]
 """
+GRPO = """objective = { name = "grpo", guidance = "rollout", beta = 0.1 }"""
 UPDATES = 8
 """Of a rollout: 16 pictures, twice, 4 at once."""
 
 
-def recipe(folder: Path, source: str = ROLLOUTS) -> Path:
-    before, after = RECIPE.replace('"flow-matching"', '"reinforce"').split("[source]")
+def recipe(folder: Path, source: str = ROLLOUTS, objective: str = 'objective = "reinforce"') -> Path:
+    before, after = RECIPE.replace('objective = "flow-matching"', objective).split("[source]")
     after = "[sampler]" + after.partition("[sampler]")[2]
     after = re.sub(r"\[train\].*?(?=\[preview\])", "", after, flags=re.DOTALL)
     return write_recipe(folder, before + after + source)
@@ -77,7 +78,8 @@ def weights(folder: Path, step: int) -> dict[str, bytes]:
     path = folder / "checkpoints" / f"step-{step:08d}"
     return {
         f"{name}/{key}": tensor.numpy().tobytes()
-        for name in ("model", "ema", "optimizer")
+        for name in ("model", "ema", "reference", "optimizer")
+        if (path / f"{name}.safetensors").exists()
         for key, tensor in load_file(path / f"{name}.safetensors").items()
     }
 
@@ -85,7 +87,8 @@ def weights(folder: Path, step: int) -> dict[str, bytes]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("plugin")
 def test_kill_9_in_rollouts_and_updates(tmp_path: Path) -> None:
-    path, folder, unbroken = recipe(tmp_path), tmp_path / "run", tmp_path / "unbroken"
+    path = recipe(tmp_path, ROLLOUTS.replace("wandering", "exact-sde"), GRPO)
+    folder, unbroken = tmp_path / "run", tmp_path / "unbroken"
     qi("run", path, "--folder", unbroken)
     # After a rollout's last update the next one is being drawn; else an update is going on. Checkpoints fall between.
     for step in (2, UPDATES, UPDATES + 5, 2 * UPDATES):
@@ -106,7 +109,7 @@ def test_kill_9_in_rollouts_and_updates(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("plugin")
 def test_all_rewards_equal_moves_nothing(tmp_path: Path) -> None:
-    equal = ROLLOUTS.replace('reward = "brightness"', 'reward = { name = "brightness", same = true }')
+    equal = ROLLOUTS.replace('reward = "shine"', 'reward = { name = "shine", same = true }')
     folder = tmp_path / "run"
     told = qi("run", recipe(tmp_path, equal), "--folder", folder, "--set", "train.steps=9",
               "--set", "optimizer.weight_decay=0.1")  # fmt: skip

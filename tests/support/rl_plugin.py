@@ -78,7 +78,7 @@ def qi_samplers() -> Any:
 
 @hookimpl
 def qi_rewards() -> Any:
-    return {"brightness": Brightness}
+    return {"shine": Brightness}
 
 
 @hookimpl
