@@ -388,6 +388,9 @@ def test_sources_are_categories_too(place: Place) -> None:
     assert Counter(sample.category for sample in batch) == {"text/new": 16, "text/old": 16, "photo": 32}
     assert [s.key for s in batch if s.category == "text/new"][:4] == [f"text/new/{n}" for n in (1, 2, 4, 5)]
     assert source.report() == {"text/new: too small": 2, "text/new: too pale": 8}
+    resumed = nested().build(place, 16)
+    resumed.load_state_dict(json.loads(json.dumps(source.state_dict())))
+    assert resumed.report() == source.report()
     assert skips(place)["text/new/3"] == ("too pale", "saturation 0, at least 0.05 wanted")
     assert drawn(nested(balance="natural").build(place, 16), 64) == {"text/new": 32, "text/old": 16, "photo": 16}
     seeds = {child.seed for child in source._stock.children.values()}
