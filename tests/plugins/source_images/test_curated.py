@@ -447,3 +447,34 @@ def test_the_same_data_as_images_gives_every_picture_that_images_gives(uneven: P
     balanced = curated(uneven, balance="natural").build(place, 16)
     both = [{(s.key, s.prompt, s.image.numpy().tobytes()) for s in source.draw(40)} for source in (plain, balanced)]
     assert both[0] == both[1]
+
+
+# --- documentation -------------------------------------------------------------------------------------------------
+
+GUIDE = Path(__file__).parents[3] / "docs" / "sft.md"
+
+
+def test_the_documentation_shows_every_key() -> None:
+    import tomllib
+
+    from attrs import fields
+
+    shown = tomllib.loads(GUIDE.read_text(encoding="utf-8").split("```toml")[1].split("```")[0])["source"]
+    assert shown.keys() - {"name"} == {field.name for field in fields(Curated)} - {"categories"}
+    assert shown["quality"].keys() == {field.name for field in fields(Quality)}
+
+
+@pytest.mark.parametrize(
+    ("words", "rule", "levels"),
+    [
+        ("natural", "natural", True),
+        ("uniform, levels", "uniform", True),
+        ("uniform, categories", "uniform", False),
+        ("power 0.5, levels", "power", True),
+        ("power 0.5, categories", "power", False),
+    ],
+)
+def test_the_documentation_shows_the_shares_that_come_out(words: str, rule: Any, levels: bool) -> None:
+    found = shares({name: Fraction(count) for name, count in COUNTS.items()}, rule, 0.5, levels)
+    figures = " | ".join(f"{float(share) * 100:.1f} %" for share in found.values())
+    assert f"| {words} | {figures} |" in GUIDE.read_text(encoding="utf-8")
