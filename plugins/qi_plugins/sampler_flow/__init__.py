@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def qi_samplers() -> dict[str, type[Sampler]]:
+    from qi_plugins.sampler_flow.multistep import AdamsBashforth
     from qi_plugins.sampler_flow.samplers import Euler, Heun
 
-    return {"euler": Euler, "heun": Heun}
+    return {"euler": Euler, "heun": Heun, "adams-bashforth": AdamsBashforth}
