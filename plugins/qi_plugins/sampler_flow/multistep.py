@@ -29,7 +29,7 @@ class AdamsBashforth:
     steps: int = field(default=20, validator=validators.gt(0))
     """Steps from noise to data; each calls the denoiser once (with order 3, the first one twice)."""
     order: Literal[2, 3] = 2
-    """Of convergence: twice the steps leave about a quarter (2) or an eighth (3) of the error. With under some 12 steps, 3
+    """Of convergence: twice the steps leave about a quarter (2) or an eighth (3) of the error. With few steps (8), 3
     overshoots where the field turns sharply."""
     shift: Shift = field(default="qwen-image", validator=above_zero)
     """How times are moved toward noise; "qwen-image" is the released scheduler, "none" is uniform."""
