@@ -69,5 +69,5 @@ def gpu(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
     """Every benchmark that a CPU can run, one after another."""
-    for name in ("startup", "loop", "vae", "mmdit"):
+    for name in ("startup", "loop", "vae", "mmdit", "rl"):
         run(session, "python", f"benchmarks/{name}.py")
