@@ -29,7 +29,7 @@ def test_a_piece_of_a_recipe_is_sound(text: str) -> None:
         wanted: Any = SECTIONS.get(key) or SETTINGS.get(key)
         many = isinstance(wanted, Kind) and wanted.many
         for item in value if many else [value]:
-            if wanted is None or isinstance(wanted, Kind) and isinstance(item, dict) and "name" not in item:
+            if wanted is None or (isinstance(wanted, Kind) and isinstance(item, dict) and "name" not in item):
                 continue  # a key of the head, a project's file, or keys laid over a recipe's own component
             _, mistakes = make.section(item, wanted, (key,))
             assert not mistakes, mistakes
