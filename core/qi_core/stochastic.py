@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import Attribute, field, frozen, validators
 
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from qi_core.data import Condition, Latents
     from qi_core.denoiser import Denoiser
     from qi_core.sampler import Record, Step, StochasticSampler
+
+
+def _within(instance: Window, attribute: Attribute[Any], value: Any) -> None:
+    if value not in (0, "fixed") and not instance.length:
+        raise ValueError(f"'{attribute.name}' says where the window is; give its 'length' too")
 
 
 def _last(instance: Window, _: Attribute[int], value: int) -> None:
@@ -34,9 +39,9 @@ class Window:
 
     length: int = field(default=0, validator=validators.ge(0))
     """Steps in the window; 0: all of them."""
-    first: int = field(default=0, validator=validators.ge(0))
+    first: int = field(default=0, validator=[validators.ge(0), _within])
     """The step it begins with (or, where it moves, the earliest that it may begin with), counted from 0."""
-    moves: Literal["fixed", "random", "progressive"] = "fixed"
+    moves: Literal["fixed", "random", "progressive"] = field(default="fixed", validator=_within)
     """``random``: elsewhere for each group of each rollout. ``progressive``: from early to late steps as training goes
     on, and round again."""
     latest: int = field(default=0, validator=[validators.ge(0), _last])
@@ -57,7 +62,7 @@ class Window:
         return (index >= begins) & (index < begins + self.length)
 
     def _begin(self, steps: int, group: int, phase: int) -> int:
-        """The first step of the window. The last step of all never starts one that would be cut off."""
+        """The first step of the window, which is never cut off by the last step of all."""
         latest = max(min(self.latest or steps, steps - self.length), 0)
         first = min(self.first, latest)
         if self.moves == "fixed":

@@ -7,6 +7,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from qi_core import Condition, Guidance, Latents, flow
+from support.mixture import NOTHING, Mixture, line
 from support.tiny_pipeline import SCHEDULER
 
 
@@ -69,3 +70,32 @@ def test_guidance_is_the_released_pipelines() -> None:
     mixed = negative + 4 * (positive - negative)
     expected = mixed * positive.norm(dim=-1, keepdim=True) / mixed.norm(dim=-1, keepdim=True)
     assert torch.allclose(guided.tokens, expected)
+
+
+@pytest.mark.parametrize("t", [0.0, 0.1, 0.5, 0.9])
+def test_the_score_is_the_gradient_of_the_log_density(t: float) -> None:
+    """On two modes, whose density is known: -(x - t v) / (1 - t) with their exact velocity."""
+    x = torch.linspace(-3, 4, 50, dtype=torch.float64)
+    v = Mixture().velocity(line(x), torch.tensor([t]), NOTHING).tokens[:, 0]
+    exact = Mixture().score(x, torch.tensor([t]).item())
+    assert torch.allclose(flow.score(x, v, torch.tensor(t, dtype=torch.float32).double()), exact, atol=1e-6)
+
+
+def test_log_probabilities_are_means_over_a_samples_values() -> None:
+    x = Latents(tokens=torch.randn(10, 3), grids=((1, 2, 3), (1, 4, 1)))
+    mean, std = torch.randn(10, 3), torch.tensor([0.5, 2.0])
+    exact = torch.distributions.Normal(mean, x.per_token(std)).log_prob(x.tokens)
+    expected = torch.stack([exact[:6].mean(), exact[6:].mean()])
+    assert torch.allclose(flow.log_prob(x, mean, std), expected)
+    sure = flow.log_prob(x, mean, torch.tensor([0.0, 2.0]))
+    assert sure[0] == 0, "without noise there is no density"
+    assert torch.allclose(sure[1], expected[1])
+
+
+def test_the_kl_of_two_laws_is_what_is_lost_on_average_by_draws() -> None:
+    x = Latents(tokens=torch.zeros(10, 3), grids=((1, 2, 3), (1, 4, 1)))
+    mean, other, std = torch.randn(10, 3), torch.randn(10, 3), torch.tensor([0.5, 2.0])
+    laws = [torch.distributions.Normal(own, x.per_token(std)) for own in (mean, other)]
+    expected = x.sample_mean(torch.distributions.kl_divergence(*laws))
+    assert torch.allclose(flow.gaussian_kl(x, mean, other, std), expected)
+    assert flow.gaussian_kl(x, mean, other, torch.zeros(2)).tolist() == [0, 0]

@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from attrs import field, frozen, validators
+from attrs import Attribute, field, frozen, validators
 
 from qi_core import Shift, Window
 from qi_core.settings import above_zero
@@ -32,6 +32,14 @@ if TYPE_CHECKING:
     from qi_core import Condition, Denoiser, Latents, Record, Transition
 
 
+def _fits(instance: _Noisy, _: Attribute[Window], window: Window) -> None:
+    if window.first + window.length > instance.steps:
+        raise ValueError(
+            f"'window' of {window.length} steps from step {window.first}, counted from 0, does not fit into "
+            f"{instance.steps} steps"
+        )
+
+
 @frozen(kw_only=True)
 class _Noisy(ABC):
     """What the four share."""
@@ -40,7 +48,7 @@ class _Noisy(ABC):
     """Steps from noise to data; each calls the denoiser once."""
     shift: Shift = field(default="qwen-image", validator=above_zero)
     """How times are moved toward noise; "qwen-image" is the released scheduler, "none" is uniform."""
-    window: Window = field(factory=Window)
+    window: Window = field(factory=Window, validator=_fits)
     """The steps that add noise; all others follow the ordinary equation (Euler). Unsaid: every step adds noise."""
 
     @abstractmethod
