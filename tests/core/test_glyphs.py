@@ -172,3 +172,10 @@ def test_closeness_finds_a_string_that_stands_off_its_place() -> None:
     moved = paint(loose, "QI", shift=(2, -1))
     assert Reader(typesets=(loose,)).closeness(moved, "QI") > 0.99
     assert Reader(typesets=(evolve(loose, jitter=0),)).closeness(moved, "QI") < 0.9
+
+
+def test_a_blot_is_no_letter_however_much_ink_the_letter_has() -> None:
+    blot = paint(LATIN, "MMM")
+    start = LATIN.left(3) + LATIN.pitch
+    blot[:, 3:13, start : start + LATIN.pitch] = 1.0
+    assert Reader(typesets=(LATIN,)).closeness(blot, "MMM") < 0.72

@@ -51,9 +51,12 @@ class ClipSimilarity:
 
 @frozen(kw_only=True)
 class PickScore(ClipSimilarity):
-    """What people prefer, by PickScore (Kirstain et al. 2023, arXiv 2305.01569, equation 1): the cosine of picture and
-    prompt times the model's logit scale, divided to come near 1. Weights: yuvalkirstain/PickScore_v1; where its folder
-    has no tokenizer, give ``processor`` that of laion/CLIP-ViT-H-14-laion2B-s32B-b79K."""
+    """What people prefer, by PickScore: the cosine of picture and prompt times the model's logit scale.
+
+    Kirstain et al. 2023 (arXiv 2305.01569), equation 1, divided so that it comes near 1. Weights:
+    yuvalkirstain/PickScore_v1; where its folder has no tokenizer, give ``processor`` that of
+    laion/CLIP-ViT-H-14-laion2B-s32B-b79K.
+    """
 
     divide: float = field(default=26.0, validator=validators.gt(0))
     """Logits are divided by it; 26 is flow_grpo's."""
@@ -64,5 +67,8 @@ class PickScore(ClipSimilarity):
 
 @frozen(kw_only=True)
 class Hps(ClipSimilarity):
-    """What people prefer, by HPSv2 (Wu et al. 2023, arXiv 2306.09341): the cosine of picture and prompt under its
-    weights. Those are published in open_clip's layout as a pickle: convert them to transformers' layout first."""
+    """What people prefer, by HPSv2: the cosine of picture and prompt under its weights.
+
+    Wu et al. 2023 (arXiv 2306.09341). The weights are published in open_clip's layout, as a pickle: convert them to
+    transformers' CLIP layout first.
+    """

@@ -76,10 +76,7 @@ class Towers:
 
     def _in_batches(self, tokens: Tensor, tower: Any) -> Tensor:
         return torch.cat(
-            [
-                unit(tower(some.to(self._device)).pooler_output)
-                for some in torch.split(tokens, self.settings.batch)  # type: ignore[no-untyped-call]
-            ]
+            [unit(tower(some.to(self._device)).pooler_output) for some in torch.split(tokens, self.settings.batch)]
         )
 
     async def close(self) -> None:

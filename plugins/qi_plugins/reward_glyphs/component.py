@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 @frozen(kw_only=True)
 class GlyphMatch:
-    """How right a picture of a string is, 0 to 1, by the glyphs that it was to be drawn with: exact and quick.
+    """How right a picture of a string is, 0 to 1, by the glyphs that it should be drawn with.
+
+    Exact, and some milliseconds a picture.
 
     What should stand there is the candidate's text, or else what its prompt quotes. A picture for which neither tells
     it, or with a string or a size that the source never draws, is left out, counted.

@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 
 @frozen(kw_only=True)
 class Compressibility:
-    """The smaller the picture's JPEG file, the better: minus its size in kB (1000 bytes). Black et al. 2023 (DDPO,
-    arXiv 2305.13301, section 5.2) show policy gradients by it; it needs no model and no prompt, and what it does to
-    pictures is plain to see: detail goes."""
+    """The smaller the picture's JPEG file, the better: minus its size in kB (1000 bytes).
+
+    Black et al. 2023 (DDPO, arXiv 2305.13301) show policy gradients by it: it needs no model and no prompt, and what it
+    does to pictures is plain to see. Detail goes.
+    """
 
     groupwise: ClassVar[bool] = False
     sign: ClassVar[float] = -1.0
@@ -39,13 +41,13 @@ class Incompressibility(Compressibility):
 
 @frozen(kw_only=True)
 class Brisque:
-    """How natural a picture looks without its subject mattering: 1 - BRISQUE / 100, about 1 for a sharp photograph and
-    0 for one that blur, noise or compression has spoiled; not cut off at either end.
+    """How natural a picture looks, whatever it shows: 1 - BRISQUE / 100.
 
-    Statistics of neighbouring pixels, weighed by a support vector machine that people's opinions of spoilt photographs
-    have trained (Mittal, Moorthy and Bovik 2012). The machine's numbers come in the wheel of the package brisque, of
-    which nothing else is used: pip install --no-deps brisque. A picture without variation, or with a side below 32
-    pixels, is left out, counted.
+    About 1 for a sharp photograph, less the more blur, noise or compression has spoiled it; not cut off at either end.
+    Pictures that are no photographs, such as drawn text, it judges all the same, and badly. Statistics of neighbouring
+    pixels are weighed by a support vector machine that people's opinions of spoilt photographs have trained (Mittal,
+    Moorthy and Bovik 2012). The machine's numbers come in the wheel of the package brisque, of which nothing else is
+    used: pip install --no-deps brisque. A picture of one colour, or with a side below 32 pixels, is left out, counted.
     """
 
     groupwise: ClassVar[bool] = False

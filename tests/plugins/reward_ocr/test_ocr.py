@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,6 +137,24 @@ def test_what_the_reader_cannot_digest_is_one_pictures_failure(monkeypatch: pyte
     found = judged(LINE, candidate(word("CAT"), "CAT"), candidate(bad, "CAT"))
     assert found.values == (1.0, None)
     assert found.failures == {"the reader failed (ZeroDivisionError)": 1}
+
+
+def test_lines_that_are_too_unsure_count_as_not_there() -> None:
+    assert judged(evolve(LINE, least=1.0), candidate(word("HELLO"), "HELLO")).values == (0.0,)
+
+
+def test_the_reader_gets_its_colours_in_its_own_order() -> None:
+    shown: list[engine.Bytes] = []
+    reader = engine.Engine(LINE)
+    read = reader._read
+
+    def look(picture: engine.Bytes, **settings: bool) -> Any:
+        shown.append(picture)
+        return read(picture, **settings)
+
+    reader._read = look
+    reader.lines(np.full((16, 80, 3), (200, 100, 0), dtype=np.uint8))
+    assert shown[0][0, 0].tolist() == [0, 100, 200], "OpenCV's is blue, green, red"
 
 
 def test_which_differences_count() -> None:
