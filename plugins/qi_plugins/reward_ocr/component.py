@@ -46,7 +46,7 @@ class Ocr:
     threads: int = field(default=1, validator=validators.gt(0))
     """Threads that read one picture."""
     workers: int = field(default=1, validator=validators.gt(0))
-    """Pictures read at once; each worker has models of its own, some 200 MB."""
+    """Pictures read at once; each worker has models of its own, up to 400 MB while it reads."""
 
     def build(self, place: Place) -> Reading:
         from qi_plugins.reward_ocr.live import build
