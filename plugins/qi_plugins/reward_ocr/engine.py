@@ -79,7 +79,7 @@ def models_of() -> dict[str, Path]:
     missing = [name for name in ("rapidocr", "onnxruntime", "rapidfuzz") if find_spec(name) is None]
     if missing:
         raise QiError(
-            f"reward ocr: {' and '.join(missing)} not installed; wanted for reading pictures; pip install 'qi[rewards]'"
+            f"reward ocr: {' and '.join(missing)} not installed; wanted for reading pictures; pip install 'qi[ocr]'"
         )
     spec = find_spec("rapidocr")
     assert spec is not None
