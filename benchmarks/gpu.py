@@ -1,4 +1,4 @@
-"""What one CUDA card does: training steps of a large MMDiT with their MFU, and the VAE.
+"""What one CUDA card does: training steps of a large MMDiT with their MFU, rollouts and updates of GRPO, and the VAE.
 
     python benchmarks/gpu.py [--size 1b] [--pixels 256 512 1024] [--tokens 16384] [--checkpointing none|all|N]
                              [--compile] [--peak TFLOPS] [--rounds 10] [--json FILE]
@@ -6,23 +6,24 @@
 A step is what a run does once pictures and captions are encoded: noise and times drawn, forward, loss and backward in
 bfloat16 with float32 weights, clip, AdamW. Captions of 64 to 256 tokens stand in one batch, packed.
 MFU is matrix products and attention of three forward passes (see flops.py) in the time of the step, as a part of the
-card's dense bfloat16 peak as its maker states it. Nothing is downloaded; weights are random.
+card's dense bfloat16 peak as its maker states it. Rollouts and updates: see gpu_rl.py. Nothing is downloaded; weights
+are random.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from attrs import asdict, frozen
+from card import CAPTIONS, CHANNELS, SCALE, TEXT_WIDTH, fresh_memory, most_memory, peak_of, seconds, shown
 from common import table, write
 from flops import Tokens, training_flops
+from gpu_rl import reinforce
 
 from qi_core import Condition, Dice, Examples, Latents, Place, Strategy
 from qi_plugins.mmdit.architecture import PRESETS
@@ -33,34 +34,6 @@ from qi_plugins.parallel_single.component import Single
 from qi_plugins.vae_qwen.autoencoder import QwenVae
 from qi_plugins.vae_qwen.config import VaeConfig
 from qi_plugins.vae_qwen.network import VaeNetwork
-
-# Dense bfloat16 TFLOP/s with float32 sums, from the makers' data sheets (half of what they print "with sparsity").
-# A name stands before those that it begins with.
-PEAKS = {
-    "B200": 2250.0,
-    "GH200": 989.0,
-    "H200 NVL": 835.0,
-    "H200": 989.0,
-    "H100 PCIe": 756.0,
-    "H100 NVL": 835.0,
-    "H100": 989.0,
-    "H800": 989.0,
-    "H20": 148.0,
-    "A100": 312.0,
-    "A800": 312.0,
-    "L40S": 362.0,
-    "L40": 181.0,
-    "L4": 121.0,
-    "A10G": 70.0,
-    "A10": 125.0,
-    "RTX 6000 Ada": 364.0,
-    "RTX A6000": 155.0,
-    "RTX 5090": 209.5,
-    "RTX 4090": 165.2,
-    "RTX 3090": 71.0,
-}
-SCALE, CHANNELS, TEXT_WIDTH = 16, 64, 3584
-CAPTIONS = (64, 200, 128, 256)
 
 
 @frozen(kw_only=True)
@@ -91,27 +64,6 @@ class Pictures:
     encode: float | None
     """Pictures a second."""
     decode: float | None
-
-
-def peak_of(name: str) -> float | None:
-    """Dense bfloat16 peak of a card by its name, TFLOP/s."""
-    return next((peak for key, peak in PEAKS.items() if key in name), None)
-
-
-def seconds(work: Callable[[], object], device: torch.device, rounds: int) -> float | None:
-    """Median of the rounds, after three that don't count; None where memory doesn't suffice."""
-    taken: list[float] = []
-    try:
-        for counted in range(-3, rounds):
-            began = time.perf_counter()
-            work()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if counted >= 0:
-                taken.append(time.perf_counter() - began)
-    except torch.cuda.OutOfMemoryError:
-        return None
-    return statistics.median(taken)
 
 
 def batch(pixels: int, pictures: int, device: torch.device) -> tuple[Examples, list[Tokens]]:
@@ -151,9 +103,7 @@ def train(
             optimizer.step(done)
             done += 1
 
-        if place.device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(place.device)
+        fresh_memory(place.device)
         took = seconds(step, place.device, rounds)
         model.zero_grad(set_to_none=True)
         flop = training_flops(arch, sizes)
@@ -168,7 +118,7 @@ def train(
                 teraflop=flop / pictures / 1e12,
                 teraflops=speed,
                 mfu=speed / peak if speed and peak else None,
-                memory=torch.cuda.max_memory_allocated(place.device) / 2**30 if place.device.type == "cuda" else None,
+                memory=most_memory(place.device),
             )
         )
     return rows
@@ -181,7 +131,7 @@ def vae(place: Place, pixels: Sequence[int], tokens: int, rounds: int) -> list[P
     network = VaeNetwork(config).eval().requires_grad_(False)
     network.to(place.device, place.dtype)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    coder = QwenVae(network=network, config=config, source=place.folder, tiling=None, batch_pixels=1 << 22)
+    coder = QwenVae(network=network, config=config, tiling=None, batch_pixels=1 << 22)
     rows: list[Pictures] = []
     for size in pixels:
         pictures = max(1, tokens // 8 // (size // SCALE) ** 2)
@@ -199,10 +149,6 @@ def vae(place: Place, pixels: Sequence[int], tokens: int, rounds: int) -> list[P
             )
         )
     return rows
-
-
-def shown(value: float | None, form: str, unknown: str = "-") -> str:
-    return unknown if value is None else format(value, form)
 
 
 def main() -> None:
@@ -230,8 +176,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Place(device=strategy.device, dtype=strategy.dtype, seed=0, folder=Path(folder))
         steps = train(settings, strategy, place, args.pixels, args.tokens, args.rounds, peak or 0.0)
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        drawn = reinforce(settings, strategy, place, args.pixels, args.tokens, args.rounds, peak or 0.0)
+        fresh_memory(device)
         coded = vae(place, args.pixels, args.tokens, args.rounds)
     parameters = billions(settings)
     table(
@@ -256,6 +202,26 @@ def main() -> None:
         else "no peak is known for this card: give --peak",
     )
     table(
+        f"Reinforcement learning, MMDiT of {parameters:.2f} billion, {name}",
+        ("", "px", "images", "passes", "s", "images/s", "TFLOP/s", "MFU", "GiB"),
+        (
+            (
+                row.part,
+                str(row.pixels),
+                str(row.pictures),
+                str(row.passes),
+                shown(row.seconds, ".3f", "no memory"),
+                shown(row.images_per_second, ".2f"),
+                shown(row.teraflops, ".0f"),
+                shown(row.mfu, ".1%"),
+                shown(row.memory, ".1f"),
+            )
+            for row in drawn
+        ),
+        caption="rollout: exact-sde, guided, trajectories kept; update: grpo with a KL on two steps a picture; forward "
+        "passes of single pictures are counted, a backward pass as two",
+    )
+    table(
         f"Autoencoder vae-qwen, bfloat16, {name}",
         ("px", "images", "encoded/s", "decoded/s"),
         ((str(r.pixels), str(r.pictures), shown(r.encode, ".1f"), shown(r.decode, ".1f")) for r in coded),
@@ -270,6 +236,7 @@ def main() -> None:
             "checkpointing": checkpointing,
             "compile": args.compile,
             "steps": [asdict(row) for row in steps],
+            "reinforcement": [asdict(row) for row in drawn],
             "vae": [asdict(row) for row in coded],
         },
     )
