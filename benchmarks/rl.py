@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from attrs import asdict, define, field, frozen
+from attrs import asdict, define, evolve, field, frozen
 from common import Clock, Timing, in_turn, median, table, write
 from diffusers import QwenImageTransformer2DModel
 from peers.flow_grpo import FlowGrpo, Settings
@@ -156,8 +156,10 @@ class Agreement:
     """Largest difference of x_0."""
     log_probs: float
     """Largest difference."""
+    rewards: float
+    """Largest difference, kilobytes."""
     advantages: float
-    """Largest difference."""
+    """Largest difference, for the same rewards."""
     losses: tuple[float, float]
     """Of the first update, qi's and the other's."""
     gradient: float
@@ -246,7 +248,12 @@ def agreement(run: Run, other: FlowGrpo, nudge: float = 0.0) -> Agreement:
     batches = [run.source.draw(BATCH) for _ in range(GROUPS * GROUP // BATCH)]
     items = [item for batch in batches for item in batch]
     noise = torch.stack([noise_of(batch, i) for batch in batches for i in range(len(batch))])
-    theirs = other.rollout([item.prompt for item in items], noise)
+    prompts = [item.prompt for item in items]
+    theirs = other.rollout(prompts, noise)
+    # A difference in the sixth digit can be one in the eighth bit of a pixel, and then a byte of JPEG. So advantages,
+    # and what follows from them, are compared for the same rewards.
+    valued = other.advantages(prompts, torch.tensor([item.reward for item in items], dtype=torch.float64))
+    theirs = [evolve(batch, advantages=own) for batch, own in zip(theirs, valued.chunk(len(theirs)), strict=True)]
     index = 1 if nudge else 0
     if nudge:
         move(run, other, nudge)
@@ -260,6 +267,7 @@ def agreement(run: Run, other: FlowGrpo, nudge: float = 0.0) -> Agreement:
         log_probs=largest(
             [torch.tensor([s.log_prob for s in item.steps]) for item in items], torch.cat([b.log_probs for b in theirs])
         ),
+        rewards=largest([torch.tensor(item.reward) for item in items], torch.cat([b.rewards for b in theirs])),
         advantages=largest([torch.tensor(item.advantage) for item in items], torch.cat([b.advantages for b in theirs])),
         losses=losses,
         gradient=norm(apart) / norm(grads.values()),

@@ -118,11 +118,20 @@ class FlowGrpo:
                 batches.append(drawn)
                 judged.append(self.pool.submit(self._judge, own, self._decode(drawn.drawn)))
         rewards = [torch.tensor(future.result().values, dtype=torch.float64) for future in judged]
-        advantages = self._advantages(prompts, torch.cat(rewards)).float().chunk(len(batches))
+        advantages = self.advantages(prompts, torch.cat(rewards)).chunk(len(batches))
         return [
             evolve(batch, rewards=reward.float(), advantages=advantage)
             for batch, reward, advantage in zip(batches, rewards, advantages, strict=True)
         ]
+
+    def advantages(self, prompts: Sequence[str], rewards: Tensor) -> Tensor:
+        """(P,) of each group's rewards, over the group's deviation. Groups are told by the words of the prompt."""
+        values = torch.empty_like(rewards)
+        for prompt in set(prompts):
+            own = torch.tensor([other == prompt for other in prompts])
+            spread = rewards[own].std(correction=0)
+            values[own] = (rewards[own] - rewards[own].mean()) / (spread + self.settings.advantage_eps)
+        return values.clamp(-self.settings.advantage_clip, self.settings.advantage_clip).float()
 
     def update(self, batches: Sequence[Batch]) -> None:
         """All updates of a rollout."""
@@ -247,15 +256,6 @@ class FlowGrpo:
             if image is not None
         ]
         return asyncio.run(self.reward.score(candidates))
-
-    def _advantages(self, prompts: Sequence[str], rewards: Tensor) -> Tensor:
-        """(P,) of each group's rewards, over the group's deviation. Groups are told by the words of the prompt."""
-        values = torch.empty_like(rewards)
-        for prompt in set(prompts):
-            own = torch.tensor([other == prompt for other in prompts])
-            spread = rewards[own].std(correction=0)
-            values[own] = (rewards[own] - rewards[own].mean()) / (spread + self.settings.advantage_eps)
-        return values.clamp(-self.settings.advantage_clip, self.settings.advantage_clip)
 
 
 def _log_prob(x: Tensor, mean: Tensor, std: float) -> Tensor:

@@ -35,6 +35,7 @@ def test_both_sides_draw_the_same_pictures_and_find_the_same_gradient(rl: Module
         found = rl.agreement(run, others[way])
     assert found.pictures < 1e-4
     assert found.log_probs < 1e-5
+    assert found.rewards < 0.05
     assert found.advantages < 1e-5
     assert found.losses[0] == pytest.approx(found.losses[1], abs=1e-5)
     assert found.gradient < 1e-3
