@@ -36,14 +36,17 @@ class Models:
     def as_of(self, name: str) -> Generator[DenoiserModule]:
         """The denoiser with the weights of a shadow, or ("base") without its adapter; its own again afterwards.
 
-        Only without gradients, and never between a forward pass and its backward pass. Raises QiError if there is none.
+        Nothing is recorded for gradients inside: a backward pass would meet other weights than its forward pass. So not
+        between the two of another computation either. Raises QiError if there is none of that name.
         """
+        import torch
+
         if name == BASE and self.adapter is not None:
-            with self.adapter.off():
+            with torch.no_grad(), self.adapter.off():
                 yield self.denoiser
             return
         if name not in self.shadows:
             known = ", ".join([*self.shadows, *([BASE] if self.adapter else [])]) or "none"
             raise QiError(f"no weights called {name!r} are kept beside the model (there are: {known})")
-        with self.shadows[name].applied():
+        with torch.no_grad(), self.shadows[name].applied():
             yield self.denoiser

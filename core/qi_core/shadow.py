@@ -106,8 +106,13 @@ class Shadow:
             self._swap()
 
     def _swap(self) -> None:
+        import torch
+
         for live, copy in zip(self._live, self._copy, strict=True):
             live.data, copy.data = copy.data, live.data
+        # Autocast keeps its bfloat16 copies by parameter and would go on with those of the weights before: a policy
+        # would be computed with its reference's weights for the rest of the step.
+        torch.clear_autocast_cache()
 
     def tensors(self) -> dict[str, Tensor]:
         """The model's whole state by name: the copies; frozen parameters and buffers as they are."""

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from qi_core import Average, Fixed, Ramp, Refreshed, Shadow
+from qi_core import Average, Fixed, Models, Ramp, Refreshed, Shadow
+from qi_core.testing.fakes import OneCpu, encoders
 from qi_core.weights import load_weights
 
 
@@ -85,6 +86,34 @@ def test_inside_applied_the_model_holds_the_averages_and_afterwards_its_own_bits
         assert all(torch.equal(model.get_parameter(name), t) for name, t in average.items())
     assert same(values(model), own)
     assert all(torch.equal(ema.tensors()[name], t) for name, t in average.items())
+
+
+def test_under_autocast_each_computes_with_its_own_weights() -> None:
+    """Autocast keeps bfloat16 copies of parameters; a step asks the reference first and then the policy."""
+    model = nn.Linear(3, 2, bias=False)
+    fixed = Shadow(model, Fixed())
+    with torch.no_grad():
+        model.weight.mul_(3)
+    x = torch.ones(1, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.no_grad(), fixed.applied():
+            before = model(x)
+        now = model(x)
+        with torch.no_grad(), fixed.applied():
+            again = model(x)
+    assert torch.allclose(now.float(), 3 * before.float(), rtol=0.02)
+    assert torch.equal(again, before)
+    now.float().sum().backward()
+    assert model.weight.grad is not None
+    assert torch.equal(model.weight.grad, torch.ones(2, 3))
+
+
+def test_nothing_is_recorded_for_a_gradient_with_other_weights() -> None:
+    model = net()
+    asked = Models(encoders=encoders(), denoiser=model, strategy=OneCpu(), shadows={"old": Shadow(model, Fixed())})  # type: ignore[arg-type]
+    with asked.as_of("old"):
+        assert not model(torch.ones(1, 3)).requires_grad
+    assert model(torch.ones(1, 3)).requires_grad
 
 
 def test_applied_gives_the_weights_back_when_something_fails_inside() -> None:
