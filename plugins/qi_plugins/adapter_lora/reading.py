@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from torch import Tensor
 
 from qi_core import QiError
 from qi_core.release import read_json
 from qi_core.tensorfiles import StoredTensors
-from qi_plugins.adapter_lora.layers import Found, listed
+from qi_plugins.adapter_lora.layers import SHOWN, Found, listed
 from qi_plugins.adapter_lora.writing import (
     COMFYUI_PREFIX,
     DIFFUSERS_PREFIX,
@@ -34,6 +35,9 @@ METADATA = "lora_adapter_metadata"
 """Where diffusers' files keep PEFT's settings, as JSON with keys such as ``transformer.lora_alpha``."""
 PARTS = {"lora_A": "a", "lora_down": "a", "lora_B": "b", "lora_up": "b", "alpha": "alpha"}
 KEY = re.compile(r"(?P<layer>.+)\.(?P<part>lora_A|lora_B|lora_down|lora_up|alpha)(\.default)?(\.weight)?")
+OTHER_BASES = ("pissa", "olora", "corda", "loftq")
+"""Starts of PEFT's that take something out of the base's weights: on the base as it was, such a LoRA is another change
+(PEFT's documentation has its conversion to a plain one)."""
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -89,16 +93,26 @@ def _found(
         if part not in parts:
             raise QiError(f"{file}: {name} has only {', '.join(parts.values())}; want both of its matrices")
     a, b = (tensors.forms[parts[part]].shape for part in ("a", "b"))
-    if not (len(a) == len(b) == 2 and a[0] == b[1] and (b[0], a[1]) == shape):
+    if not (len(a) == len(b) == 2 and a[0] == b[1] > 0 and (b[0], a[1]) == shape):
         raise QiError(
             f"{file}: {name} has matrices of {b} and {a}, but the layer maps {shape[1]} values to {shape[0]}; "
             "want a LoRA of this architecture"
         )
     if "alpha" in parts:
-        scale = float(tensors[parts["alpha"]]) / a[0]
+        scale = _alpha(file, parts["alpha"], tensors[parts["alpha"]]) / a[0]
     else:
         scale = 1.0 if config is None else _scale(config, a[0])
-    return Found(a_RI=tensors[parts["a"]].float(), b_OR=tensors[parts["b"]].float(), scale=scale)
+    a_RI, b_OR = (tensors[parts[part]].float() for part in ("a", "b"))
+    if not bool(a_RI.isfinite().all() and b_OR.isfinite().all()):
+        raise QiError(f"{file}: {name} holds values that are no numbers; get the file again, or an earlier one")
+    return Found(a_RI=a_RI, b_OR=b_OR, scale=scale)
+
+
+def _alpha(file: Path, key: str, alpha: Tensor) -> float:
+    value = float(alpha) if alpha.numel() == 1 else math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise QiError(f"{file}: {key} is {alpha.flatten()[:SHOWN].tolist()}; want one number above 0")
+    return value
 
 
 def _located(path: Path) -> tuple[Path, Mapping[str, Any] | None]:
@@ -121,7 +135,7 @@ def _located(path: Path) -> tuple[Path, Mapping[str, Any] | None]:
         return file, None
     try:
         config = {key.removeprefix(DIFFUSERS_PREFIX): value for key, value in json.loads(text).items()}
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):  # RecursionError: [[[[...
         raise QiError(f"{file}: its metadata {METADATA} is no JSON object; get the file again") from None
     return file, _checked(file, config)
 
@@ -133,6 +147,8 @@ def _checked(where: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
     plain = {"use_dora": False, "bias": "none", "lora_bias": False, "fan_in_fan_out": False, "modules_to_save": None}
     plain |= {"alpha_pattern": {}, "rank_pattern": {}}
     strange = [f"{key} is {config[key]!r}" for key, value in plain.items() if config.get(key) not in (value, None)]
+    if str(config.get("init_lora_weights")).lower().startswith(OTHER_BASES):
+        strange.append(f"init_lora_weights is {config['init_lora_weights']!r}")
     if strange:
         raise QiError(f"{where}: {', '.join(strange)}; that is not read here; want a plain LoRA of one rank and alpha")
     for key in ("r", "lora_alpha"):

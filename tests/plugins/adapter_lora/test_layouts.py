@@ -208,6 +208,24 @@ Q = "diffusion_model.transformer_blocks.0.attn.to_q"
             id="another model's",
         ),
         pytest.param({}, lambda t: {}, "no tensors", id="empty"),
+        pytest.param(
+            {},
+            lambda t: t | {f"{Q}.lora_up.weight": torch.zeros(32, 0), f"{Q}.lora_down.weight": torch.zeros(0, 32)},
+            r"attn.to_q has matrices of \(32, 0\)",
+            id="rank 0",
+        ),
+        pytest.param(
+            {}, lambda t: t | {f"{Q}.alpha": torch.ones(2)}, r"alpha is \[1.0, 1.0\]; want one number", id="alphas"
+        ),
+        pytest.param(
+            {}, lambda t: t | {f"{Q}.alpha": torch.tensor(torch.nan)}, r"alpha is \[nan\]; want one", id="no alpha"
+        ),
+        pytest.param(
+            {},
+            lambda t: t | {f"{Q}.lora_up.weight": torch.full((32, 4), torch.inf)},
+            "attn.to_q holds values that are no numbers",
+            id="infinite",
+        ),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_with_the_reason(
@@ -219,10 +237,13 @@ def test_a_file_that_does_not_fit_is_refused_with_the_reason(
         adapt(weights=path, **settings)
 
 
+PISSA = {"init_lora_weights": "pissa_niter_4"}
+
+
 def test_settings_of_peft_that_mean_something_else_are_refused(adapt: Adapt, tmp_path: Path) -> None:
     path = export(adapt().shake(), tmp_path, "peft")
     whole = json.loads((path / "adapter_config.json").read_text())
-    for change in ({"use_dora": True}, {"alpha_pattern": {"to_q": 2}}, {"bias": "all"}, {"peft_type": "LOHA"}):
+    for change in ({"use_dora": True}, {"alpha_pattern": {"to_q": 2}}, {"bias": "all"}, {"peft_type": "LOHA"}, PISSA):
         (path / "adapter_config.json").write_text(json.dumps(whole | change))
         with pytest.raises(QiError, match=next(iter(change))):
             adapt(weights=path)
