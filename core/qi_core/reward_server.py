@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 from attrs import frozen
 
 from qi_core.errors import QiError
-from qi_core.reward import Candidate, Reward
+from qi_core.reward import Candidate, Reward, Scores
 from qi_core.scoring import checked
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 REMEMBERED = 512
 """Answers kept for those who ask again; each is some bytes a candidate."""
 AT_ONCE = 16
-"""Requests whose pictures are in memory; the others wait without being read."""
+"""Requests whose pictures are in memory, also for who has hung up; the others wait without being read, or are told to
+come again."""
 SLOWEST_BODY = 120.0
 """Seconds in which a request must have been sent whole."""
 FAREWELL = 30.0
@@ -48,6 +49,10 @@ class Unknown(Exception):
     """No reward is served by that name."""
 
 
+class Busy(Exception):
+    """As much is being judged as may be at once, for callers that hung up too."""
+
+
 class Reused(Exception):
     """A request's id stood for something else before."""
 
@@ -62,7 +67,7 @@ class Judge:
     async def answer(self, request: Request, digest: bytes, candidates: Callable[[], list[Candidate]]) -> Answer:
         """``digest`` tells whether a known id asks for the same. ``candidates`` decodes the pictures, in a thread.
 
-        Raises Unknown, Reused, and what the reward or the decoder raises; then nothing is remembered.
+        Raises Unknown, Reused, Busy, and what the reward or the decoder raises; then nothing is remembered.
         """
         if request.reward not in self.rewards:
             known = ", ".join(self.rewards)
@@ -74,6 +79,8 @@ class Judge:
                 raise Reused(f"request {request.id!r} was something else before")
             self._known.move_to_end(request.id)
         else:
+            if sum(not task.done() for _, task in self._known.values()) >= AT_ONCE:
+                raise Busy(f"{AT_ONCE} requests are being judged already; wanted later")
             task = asyncio.ensure_future(self._score(request, served, candidates))
             self._known[request.id] = (digest, task)
             task.add_done_callback(lambda done: self._done(request.id, done))
@@ -83,7 +90,8 @@ class Judge:
         from qi_core import reward_wire
 
         decoded = await asyncio.to_thread(candidates)
-        scores = checked(request.reward, await served.reward.score(decoded), len(decoded))
+        scores = await served.reward.score(decoded) if decoded else Scores(values=())
+        scores = checked(request.reward, scores, len(decoded))
         return reward_wire.answer(request.id, scores)
 
     def _done(self, name: str, task: asyncio.Task[Answer]) -> None:
@@ -99,8 +107,10 @@ class Judge:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for served in self.rewards.values():
-            await served.reward.close()
+        rewards = [served.reward for served in self.rewards.values()]
+        for ended in await asyncio.gather(*(reward.close() for reward in rewards), return_exceptions=True):
+            if isinstance(ended, BaseException):
+                raise ended
 
 
 def application(judge: Judge, *, token: str = "", limits: Limits | None = None) -> web.Application:
@@ -179,6 +189,8 @@ async def _judged(judge: Judge, body: bytes, content_type: str, limits: Limits) 
         raise web.HTTPNotFound(text=str(error)) from error
     except Reused as error:
         raise web.HTTPConflict(text=str(error)) from error
+    except Busy as error:
+        raise web.HTTPServiceUnavailable(text=str(error)) from error
 
 
 def _let_in(request: web.Request, token: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -58,7 +58,7 @@ class Item(Struct, frozen=True, forbid_unknown_fields=True):
 class Request(Struct, frozen=True, forbid_unknown_fields=True):
     """Judge these. One id stands for one request: the same id with other candidates is refused."""
 
-    id: str
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
     reward: str
     candidates: tuple[Item, ...]
     schema: int = SCHEMA

@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestServer
 from attrs import define, field
 from PIL import Image
 
-from qi_core import Candidate, QiError, Scores
+from qi_core import Candidate, QiError, Scores, reward_server
 from qi_core import reward_wire as wire
 from qi_core.reward_server import Judge, Served, application, is_loopback, serve
 from qi_core.testing.rewards import some_candidates
@@ -148,6 +148,36 @@ def test_a_request_that_is_sent_again_is_judged_once_while_it_is_judged_and_afte
     with_server(act)
 
 
+def test_who_hangs_up_still_counts_until_the_work_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reward_server, "AT_ONCE", 2)
+
+    async def act(session: ClientSession, reward: Counting) -> None:
+        reward.go.clear()
+        for count in (1, 2):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await post(session, asked(count))
+        async with await post(session, asked(3)) as response:
+            assert response.status == 503, "its pictures would be the third request's in memory"
+        again = asyncio.ensure_future(post(session, asked(2)))
+        await asyncio.sleep(0.1)
+        reward.go.set()
+        assert (await again).status == 200, "what is judged already can be asked for"
+        assert (await post(session, asked(3))).status == 200
+        assert reward.calls == 3
+
+    with_server(act, limits=wire.Limits())
+
+
+def test_no_candidates_are_no_question() -> None:
+    async def act(session: ClientSession, reward: Counting) -> None:
+        async with await post(session, asked(0)) as response:
+            assert wire.decode(await response.read(), wire.MSGPACK, wire.Answer).values == ()
+        assert reward.calls == 0
+
+    with_server(act)
+
+
 def test_an_id_stands_for_one_request() -> None:
     async def act(session: ClientSession, reward: Counting) -> None:
         await post(session, asked())
@@ -216,6 +246,7 @@ def test_pictures_that_are_too_large_or_not_what_they_claim_are_refused(candidat
         (pickle.dumps({"images": []}), wire.MSGPACK, 400),
         (pickle.dumps({"images": []}), "application/octet-stream", 415),
         (b"{", wire.JSON, 400),
+        (msgspec.json.encode({**msgspec.to_builtins(asked(0)), "id": "x" * 129}), wire.JSON, 400),
         (b"[" * 5_000, wire.JSON, 400),
         (msgspec.msgpack.encode({"schema": 2}), wire.MSGPACK, 400),
         (msgspec.json.encode({**msgspec.to_builtins(asked(0)), "odd": 1}), wire.JSON, 400),
