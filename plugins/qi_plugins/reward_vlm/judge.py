@@ -20,6 +20,7 @@ from torch import Tensor
 
 from qi_core import Candidate, QiError, Scores
 from qi_core.calls import BadAnswer, Caller, GaveUp, together
+from qi_core.quotes import NO_TEXT, wanted_text
 from qi_core.reward_wire import png
 from qi_plugins.reward_vlm.component import VlmJudge
 
@@ -77,6 +78,9 @@ class Judge:
     async def _one(self, candidate: Candidate) -> float | str:
         """The score as it was given, or why there is none."""
 
+        if "{text}" in self.settings.question and not wanted_text(candidate):
+            return NO_TEXT
+
         def body() -> tuple[str, bytes]:
             data = json.dumps(question(self.settings, candidate)).encode()
             return hashlib.blake2b(data, digest_size=16).hexdigest(), data
@@ -101,7 +105,7 @@ class Judge:
 
 def question(settings: VlmJudge, candidate: Candidate) -> dict[str, Any]:
     """The body of a request (OpenAI's chat completions)."""
-    words = {"{prompt}": candidate.prompt, "{text}": candidate.text}
+    words = {"{prompt}": candidate.prompt, "{text}": wanted_text(candidate)}
     asked = re.sub(r"\{prompt\}|\{text\}", lambda found: words[found[0]], settings.question)
     shown = (*(candidate.references if settings.references else ()), candidate.image)
     return {
@@ -124,7 +128,7 @@ def as_url(picture: Tensor) -> dict[str, Any]:
 def read(content: bytes) -> Choice:
     try:
         return msgjson.decode(content, type=Completion).choices[0]
-    except (DecodeError, UnicodeDecodeError, IndexError) as error:
+    except (DecodeError, UnicodeDecodeError, RecursionError, IndexError) as error:
         raise BadAnswer("an answer that is none") from error
 
 
@@ -162,7 +166,10 @@ def _by_key(text: str, key: str) -> float | None:
             if key in value:
                 score = value[key]
         start = text.find("{", end)
-    return _number(float(score)) if isinstance(score, int | float) and not isinstance(score, bool) else None
+    try:
+        return _number(float(score)) if isinstance(score, int | float) and not isinstance(score, bool) else None
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
 
 
 def _number(value: float) -> float | None:
@@ -197,5 +204,5 @@ async def models_of(settings: VlmJudge) -> list[str]:
 def read_models(content: bytes) -> list[str]:
     try:
         return [model.id for model in msgjson.decode(content, type=Models).data]
-    except (DecodeError, UnicodeDecodeError) as error:
+    except (DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadAnswer("an answer that is none") from error

@@ -140,6 +140,7 @@ def test_the_last_score_of_an_answer_counts_within_the_range(place: Place, text:
         ("Score: -3", "a score beyond the range"),
         (web.Response(text="<html>"), "an answer that is none"),
         (web.Response(text='{"choices": []}'), "an answer that is none"),
+        (web.Response(text='{"odd": ' + "[" * 5000), "an answer that is none"),
     ],
 )
 def test_an_answer_without_a_verdict_masks_the_picture_and_is_counted(place: Place, text: Any, reason: str) -> None:
@@ -166,6 +167,7 @@ def test_an_answer_that_was_cut_off_is_no_verdict(place: Place) -> None:
         ('{"quality": "7"}', None),
         ('{"quality": true}', None),
         ('{"quality": NaN}', None),
+        ('{"quality": 1' + "0" * 400 + "}", None),
         ("quality: 7", None),
         ("{" * 5000, None),
     ],
@@ -176,6 +178,22 @@ def test_the_score_may_stand_in_a_json_object(place: Place, text: str, value: fl
 
 def test_less_can_be_better(place: Place) -> None:
     assert said("Score: 2", place, lowest=5.0, highest=1.0).values == (0.75,)
+
+
+def test_the_prompts_quotation_is_the_text_where_no_other_is_told(place: Place) -> None:
+    """As it is for the rewards that read."""
+    asked: list[str] = []
+
+    def answer(body: dict[str, Any]) -> str:
+        asked.append(question(body))
+        return "Score: 5"
+
+    quotes, plain = (evolve(some_candidates(1)[0], text="", prompt=prompt) for prompt in ('a "DOG"', "a dog"))
+    with model(answer) as url:
+        scores = scored(VlmJudge(url=url, model="seer", question="Does it say {text}?"), [quotes, plain], place)
+    assert asked == ["Does it say DOG?"]
+    assert scores.values == (1.0, None)
+    assert scores.failures == {"no text asked for": 1}
 
 
 def test_a_server_that_fails_now_and_then_loses_nothing(place: Place) -> None:
