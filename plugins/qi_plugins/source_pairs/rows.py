@@ -132,6 +132,8 @@ class Reading:
     def _ranked(
         self, ranks: Sequence[Sequence[str]], gold: str | None, line: str, skip: Skip
     ) -> Iterator[tuple[str, str]]:
+        if not ranks or (sum(map(len, ranks)) == 1 and (gold is None or self.gold != "also")):
+            raise Unusable("ranking names no pair", f"{ranks!r:.200}")
         for rank in ranks:
             for number, one in enumerate(rank):
                 for other in rank[number + 1 :]:

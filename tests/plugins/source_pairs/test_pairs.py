@@ -90,6 +90,14 @@ def test_pictures_of_one_rank_are_no_pair_and_are_counted(data: Path, place: Pla
     assert build(level, place).report() == {"tie": 3}
 
 
+def test_a_ranking_without_a_pair_is_counted_and_a_gold_picture_can_make_it_one(data: Path, place: Place) -> None:
+    empty = {"prompt": "a cat", "ranking": [[]], "gold": "d.png"}
+    path = write(data, plain(), {"prompt": "a cat", "ranking": ["c.png"], "gold": "d.png"}, empty)
+    assert pairs(path, place, gold="also") == ["ab", "dc"]
+    assert build(path, place, gold="also").report() == {"ranking names no pair": 1}
+    assert build(path, place).report() == {"ranking names no pair": 2}
+
+
 BAD = {
     "all unsatisfactory": plain(verdict="all unsatisfactory"),
     "tie": plain(verdict="tie"),
@@ -100,6 +108,7 @@ BAD = {
     "winner and loser are one file": plain(loser="a.png"),
     "winner is no path": plain(winner=3),
     "ranking is no list of paths": {"prompt": "a cat", "ranking": "a.png"},
+    "ranking names no pair": {"prompt": "a cat", "ranking": ["a.png"], "gold": "b.png"},
     "ranking names a picture twice": {"prompt": "a cat", "ranking": ["a.png", "b.png", "a.png"]},
     "references are no list of paths": plain(references="a.png"),
     "line is no JSON object": "{",
