@@ -48,9 +48,9 @@ class JudgingEvaluation:
         )
 
     def close(self) -> None:
-        """See ``qi_core.place.Closing``."""
-        if self._scorer is not None:
-            self._scorer.close()
+        """See ``qi_core.place.Closing``. Rewards were built, and are closed, whether or not anything was judged."""
+        self._scorer = self._scorer or Scorer(self._rewards)
+        self._scorer.close()
 
     def _judged(self, images: Sequence[Tensor]) -> dict[str, Values]:
         """By reward, a value a prompt."""
@@ -106,7 +106,7 @@ class JudgingEvaluation:
 def first_scores(settings: RewardEvaluation, place: Place, tasks: Sequence[Sample]) -> Baseline:
     """Where the scores are that later ones are compared with. Raises QiError if they are of other pictures."""
     own = settings.against is None
-    folder = (place.folder if settings.against is None else settings.against) / settings.BASELINES
+    folder = (place.folder if settings.against is None else settings.against.expanduser()) / settings.BASELINES
     baseline = Baseline(
         path=folder / f"{settings.title}.json",
         own=own,

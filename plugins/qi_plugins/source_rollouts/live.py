@@ -55,6 +55,11 @@ class OnPolicySource(ABC, Generic[Item, BatchOf]):
     def size(self) -> int:
         """Items of a whole rollout."""
 
+    @property
+    def apart(self) -> bool:
+        """Whether rewards are compared one by one; see ``advantages.ties``."""
+        return False
+
     @abstractmethod
     def items(self, phase: Phase, verdict: Verdict) -> dict[int, Item]:
         """What can be learned from, each by a number of its own. What is left out is counted in ``skipped``."""
@@ -131,9 +136,10 @@ class OnPolicySource(ABC, Generic[Item, BatchOf]):
         return self._figures
 
     def close(self) -> None:
-        """See ``qi_core.place.Closing``."""
-        if self._scorer is not None:
-            self._scorer.close()
+        """See ``qi_core.place.Closing``. Rewards were built, and are closed, whether or not anything was drawn."""
+        self._scorer = self._scorer or Scorer(self._rewards)
+        self._scorer.close()
+        self._prompts.close()
 
     def _begin(self, updates: int) -> None:
         """Draw a rollout, and cut it into so many updates a pass, each pass in an order of its own."""
@@ -148,7 +154,7 @@ class OnPolicySource(ABC, Generic[Item, BatchOf]):
         self.skipped.update(phase.failures)
         self._items = self.items(phase, verdict)
         told = {
-            **verdict.figures(),
+            **verdict.figures(self.apart),
             **self._told(self._items.values()),
             "left out": 1 - len(self._items) / self.size,
             **{f"seconds/{name}": value for name, value in phase.seconds.items()},
@@ -183,10 +189,14 @@ class RolloutSource(OnPolicySource[Rollout, Rollouts]):
     def size(self) -> int:
         return self.settings.groups * self.settings.group
 
+    @property
+    def apart(self) -> bool:
+        return self.settings.advantage == "per-reward"
+
     def items(self, phase: Phase, verdict: Verdict) -> dict[int, Rollout]:
         settings = self.settings
         values = verdict.advantages(settings.advantage, settings.eps)
-        tied = verdict.ties(apart=settings.advantage == "per-reward")
+        tied = verdict.ties(self.apart)
         self.skipped["groups with equal rewards"] += len(tied) if settings.drop_ties else 0
         found: dict[int, Rollout] = {}
         for number, value in values.items():
@@ -248,7 +258,7 @@ class RankedSource(OnPolicySource[Pair, Pairs]):
         return self.settings.groups
 
     def items(self, phase: Phase, verdict: Verdict) -> dict[int, Pair]:
-        tied = verdict.ties(apart=False)
+        tied = verdict.ties(self.apart)
         self.skipped["groups with equal rewards"] += len(tied)
         found: dict[int, Pair] = {}
         margins: list[float] = []
@@ -289,7 +299,7 @@ def _prompts(settings: Drawing, place: Place, seed: int, multiple: int) -> Promp
     if settings.prompts is not None:
         return FromSource(settings.prompts.build(place, multiple))
     assert settings.file is not None
-    lines: Sequence[Any] = Reader(settings.file, (settings.height, settings.width), multiple).read()
+    lines: Sequence[Any] = Reader(settings.file.expanduser(), (settings.height, settings.width), multiple).read()
     return FromFile(lines, seed, multiple)
 
 

@@ -12,6 +12,7 @@ from attrs import field, frozen
 
 from qi_core.errors import QiError
 from qi_core.pixels import Unusable, decode, prepare, read_header, resize, size_of
+from qi_core.place import Closing
 from qi_core.sizes import Size, crop_box, own_size, scale
 
 if TYPE_CHECKING:
@@ -51,6 +52,10 @@ class Prompts(Protocol):
 
     def report(self) -> dict[str, int]: ...
 
+    def close(self) -> None:
+        """Let go of threads and the like."""
+        ...
+
 
 @frozen
 class FromSource:
@@ -78,6 +83,10 @@ class FromSource:
 
     def report(self) -> dict[str, int]:
         return {f"prompts: {reason}": count for reason, count in self.source.report().items()}
+
+    def close(self) -> None:
+        if isinstance(self.source, Closing):
+            self.source.close()
 
 
 @frozen(kw_only=True)
@@ -112,6 +121,9 @@ class FromFile:
     def report(self) -> dict[str, int]:
         return {}
 
+    def close(self) -> None:
+        """Nothing is held."""
+
     def _task(self, n: int) -> Task:
         line = self._lines[self._place(n)]
         return Task(
@@ -143,6 +155,8 @@ class Reader:
     _ids: dict[str, int] = field(factory=dict, init=False)
 
     def read(self) -> list[Line]:
+        if self.path.suffix == ".json":  # its lines are no prompts
+            raise QiError(f"{self.path}: a .json file; wanted text with a prompt a line, or a .jsonl; save it as one")
         try:
             text = self.path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:

@@ -61,11 +61,11 @@ class Verdict:
         found = {name: values[number] for name, values in self.scores.items()}
         return {name: value for name, value in found.items() if value is not None}
 
-    def figures(self) -> dict[str, float]:
-        """Of the whole rollout, for logs. ``within``: the mean of the groups' own deviations."""
+    def figures(self, apart: bool) -> dict[str, float]:
+        """Of the whole rollout, for logs. ``within``: the mean of the groups' own deviations; ``apart``: as above."""
         found: dict[str, float] = {"masked": 1 - len(self.totals) / len(self.members)}
         groups = self.groups()
-        found["ties"] = len(self.ties(apart=False)) / self.settings.groups
+        found["ties"] = len(self.ties(apart)) / self.settings.groups
         if self.totals:
             values = list(self.totals.values())
             inside = [advantages.deviation([self.totals[i] for i in own]) for own in groups.values()]

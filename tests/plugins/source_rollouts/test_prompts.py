@@ -75,9 +75,12 @@ def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, line: str, message:
         drawn(path, 1)
 
 
-def test_an_empty_file_and_no_file_are_told(tmp_path: Path) -> None:
+def test_an_empty_file_no_file_and_one_of_another_kind_are_told(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("\n\n", encoding="utf-8")
     with pytest.raises(QiError, match="holds no prompt"):
         drawn(tmp_path / "empty.txt", 1)
+    (tmp_path / "prompts.json").write_text('[\n{"prompt": "a cat"}\n]', encoding="utf-8")
+    with pytest.raises(QiError, match=r"a \.json file; wanted text with a prompt a line, or a \.jsonl"):
+        drawn(tmp_path / "prompts.json", 1)
     with pytest.raises(QiError, match="No such file"):
         drawn(tmp_path / "nowhere.txt", 1)

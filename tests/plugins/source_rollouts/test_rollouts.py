@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from attrs import evolve
+from attrs import evolve, frozen
 from torch import Tensor
 
 from qi_core import Candidate, Guidance, OnPolicy, Place, QiError, Rollouts, Window, flow
@@ -163,6 +163,46 @@ def test_ties_are_dropped_and_counted(build: Callable[..., RolloutSource]) -> No
     assert batch.figures["rollout/ties"] == pytest.approx(1 / 3)
     kept = build(evolve(tied, drop_ties=False)).draw(12)
     assert [item.advantage for item in kept if item.prompt == "cd"] == [0.0] * 4
+
+
+def test_a_group_that_differs_in_one_reward_is_no_tie_where_rewards_are_compared_one_by_one(
+    build: Callable[..., RolloutSource],
+) -> None:
+    opposed = tuple(Weighted(name=name, reward=Judge(says=says)) for name, says in (
+        ("light", lambda c: float(brightness(c) > 0.5)), ("dark", lambda c: float(brightness(c) <= 0.5)),
+    ))  # fmt: skip
+    assert build(evolve(SMALL, rewards=opposed)).draw(12).figures["rollout/ties"] == 1
+    source = build(evolve(SMALL, rewards=opposed, advantage="per-reward"))
+    batch = source.draw(12)
+    assert len(batch) > 0
+    assert len(batch) == 12 - 4 * source.report().get("groups with equal rewards", 0)
+    assert batch.figures["rollout/ties"] == pytest.approx(1 - len(batch) / 12)
+
+
+def test_rewards_and_prompts_are_closed_even_if_nothing_was_drawn(place: Place) -> None:
+    closed: list[str] = []
+
+    @frozen(kw_only=True)
+    class Noted(Judge):
+        def build(self, place: Place) -> Any:
+            live = super().build(place)
+
+            async def close() -> None:
+                closed.append("reward")
+
+            live.close = close
+            return live
+
+    @frozen(kw_only=True)
+    class NotedPrompts(Prompts):
+        def build(self, place: Place, multiple: int) -> Any:
+            live = super().build(place, multiple)
+            live.close = lambda: closed.append("prompts")
+            return live
+
+    settings = evolve(SMALL, prompts=NotedPrompts(), rewards=(Weighted(name="noted", reward=Noted()),))
+    settings.build(place, 1).close()
+    assert closed == ["reward", "prompts"]
 
 
 def test_all_equal_is_nothing_to_learn(build: Callable[..., RolloutSource]) -> None:
