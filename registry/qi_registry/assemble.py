@@ -10,7 +10,7 @@ from qi_core.errors import QiError
 from qi_core.place import Place
 from qi_registry.changes import apply_setting
 from qi_registry.recipe import Recipe, to_toml
-from qi_registry.runs import LIVE, different_lines, is_live, read_run
+from qi_registry.runs import LIVE, by_key, different_lines, is_live, read_run
 from qi_registry.weights import AVERAGED, TRAINED, base_store, plain
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from qi_core.parallel import Strategy
     from qi_core.run import Run
     from qi_core.shadow import Shadow
+    from qi_core.store import Checkpoint
 
 
 def assemble(recipe: Recipe, folder: Path) -> Run:
@@ -43,9 +44,8 @@ def assemble(recipe: Recipe, folder: Path) -> Run:
 
     store = recipe.store.build(folder)
     saved = None if store.latest() is None else store.load()
-    loads = saved is not None or recipe.init != ""
-    if recipe.adapter is not None:  # what is frozen is kept in the dtype that it is computed in
-        loads = recipe.init != "" or base_store(recipe, folder).latest() is not None
+    base = None if recipe.adapter is None else _kept_base(recipe, folder, begun=saved is not None)
+    loads = recipe.init != "" or (saved if recipe.adapter is None else base) is not None
     strategy, place = _place(recipe, folder, lambda strategy: _trained_in(recipe, strategy) if loads else None)
     encoders = _encoders(recipe, place)
     refuse_preview(recipe.preview, encoders)
@@ -56,7 +56,7 @@ def assemble(recipe: Recipe, folder: Path) -> Run:
     notes += [f"source: skipped {count}: {why}" for why, count in source.report().items()]
     adapter = None
     if recipe.adapter is not None:
-        adapter = _adapted(recipe, folder, model, place, notes)
+        adapter = _adapted(recipe, folder, base, model, place, notes)
     elif saved is None and recipe.init:
         notes.append(_start_from(model, Path(recipe.init)))
     model = strategy.place(model)
@@ -101,21 +101,32 @@ def _trained_in(recipe: Recipe, strategy: Strategy) -> torch.dtype:
     return torch.float32 if recipe.adapter is None else strategy.dtype
 
 
-def _adapted(recipe: Recipe, folder: Path, model: DenoiserModule, place: Place, notes: list[str]) -> Adapter:
+def _kept_base(recipe: Recipe, folder: Path, begun: bool) -> Checkpoint | None:
+    """The denoiser that an adapter's run keeps. Before a first checkpoint one of another ``init`` is not meant any
+    more: it is left by a start that failed."""
+    store = base_store(recipe, folder)
+    if store.latest() is None:
+        return None
+    kept = store.load()
+    return kept if begun or by_key(kept.recipe).get("init", "") == recipe.init else None
+
+
+def _adapted(
+    recipe: Recipe, folder: Path, base: Checkpoint | None, model: DenoiserModule, place: Place, notes: list[str]
+) -> Adapter:
     """The adapter in its denoiser. What the denoiser is at the run's start is kept for its resumes."""
     from qi_core import checkpoint
     from qi_core.weights import load_weights
 
     assert recipe.adapter is not None
-    store = base_store(recipe, folder)
-    if store.latest() is None:
+    where = folder / "base"
+    if base is None:
         if recipe.init:
             notes.append(_start_from(model, Path(recipe.init)))
-        store.save(checkpoint.first(model.state_dict(), to_toml(recipe)))
+        base_store(recipe, folder).save(checkpoint.first(model.state_dict(), to_toml(recipe)))
     else:
-        load_weights(
-            model, store.load().tensors[TRAINED], f"{folder / 'base'}", "use the recipe that the run was made with"
-        )
+        load_weights(model, base.tensors[TRAINED], f"{where}", "use the recipe that the run was made with")
+        notes.append(f"adapts the denoiser that is kept in {where}")
     adapter = recipe.adapter.apply(model, place)
     notes += adapter.notes()
     return adapter

@@ -22,11 +22,21 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def start(folder: Path, base: str | Path, steps: int, *more: str) -> None:
+def start(folder: Path, base: str | Path, steps: int, *more: str, code: int = 0) -> None:
     """Begin, or go on with, a run that adapts another's model. ``base``: its folder, or other words that name it."""
     init = ("--set", f'init="{base}"') if isinstance(base, Path) else ("--set", base)
     words = ("--set", 'adapter="lora"', *LORA, *OFTEN, *init, "--set", "optimizer.lr=0.05")
-    here("run", write_recipe(folder.parent), "--folder", folder, "--set", f"train.steps={steps}", *words, *more)
+    here(
+        "run",
+        write_recipe(folder.parent),
+        "--folder",
+        folder,
+        "--set",
+        f"train.steps={steps}",
+        *words,
+        *more,
+        code=code,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +73,19 @@ def test_a_run_that_is_broken_off_goes_on_bit_for_bit(base: Path, tmp_path: Path
     ]
     assert ends[0]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_a_start_that_failed_leaves_no_base_to_a_start_from_elsewhere(base: Path, tmp_path: Path) -> None:
+    """The base is kept before patterns are held against it, so a slip of the pen must not decide what is adapted."""
+    here("run", write_recipe(tmp_path), "--folder", tmp_path / "other", "--set", "train.steps=2")
+    start(tmp_path / "run", tmp_path / "other", 1, "--set", 'adapter.targets=["*.nothing"]', code=2)
+    start(tmp_path / "run", base, 1)
+    kept, wanted = (
+        load_file(next((folder / "checkpoints").rglob(files)))
+        for folder, files in ((tmp_path / "run/base", "*.safetensors"), (base, "step-00000012/ema*.safetensors"))
+    )
+    assert kept.keys() == wanted.keys()
+    assert all(torch.equal(kept[name], tensor) for name, tensor in wanted.items())
 
 
 def velocity(model: QwenImageTransformer2DModel) -> torch.Tensor:
