@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, TypeAlias
 
 from attrs import Attribute, field, frozen, validators
@@ -14,9 +15,9 @@ fixed factor on the odds of sigma."""
 
 
 def above_zero(_: object, attribute: Attribute[Shift], value: Shift) -> None:
-    """Validator of a field of type ``Shift``: a factor must be above 0."""
-    if not isinstance(value, str) and not value > 0:
-        raise ValueError(f"'{attribute.name}' must be > 0: {value}")
+    """Validator of a field of type ``Shift``: a factor must be above 0 and finite."""
+    if not isinstance(value, str) and not 0 < value < math.inf:
+        raise ValueError(f"'{attribute.name}' must be > 0 and finite: {value}")
 
 
 def _seed(_: object, attribute: Attribute[int], value: int) -> None:

@@ -38,6 +38,11 @@ def _fits(instance: _Noisy, _: Attribute[Window], window: Window) -> None:
             f"'window' of {window.length} steps from step {window.first}, counted from 0, does not fit into "
             f"{instance.steps} steps"
         )
+    if window.latest + window.length > instance.steps:
+        raise ValueError(
+            f"'window' of {window.length} steps may begin at step {window.latest} (latest), and then does not fit into "
+            f"{instance.steps} steps"
+        )
 
 
 @frozen(kw_only=True)

@@ -107,7 +107,12 @@ def test_outside_its_window_it_is_euler_to_the_last_bit(kind: type[Sde]) -> None
     ("settings", "told"),
     [
         ({"window": Window(length=3, first=8)}, "'window' of 3 steps from step 8, .* does not fit into 10 steps"),
+        (
+            {"window": Window(length=3, moves="random", latest=8)},
+            r"may begin at step 8 \(latest\), and then does not fit into 10 steps",
+        ),
         ({"shift": 0.0}, "'shift' must be > 0"),
+        ({"shift": float("inf")}, "'shift' must be > 0 and finite"),
         ({"steps": 0}, "'steps' must be > 0"),
     ],
 )
