@@ -135,9 +135,14 @@ def build(settings: RenderedText, seed: int, multiple: int) -> TextSource:
         )
     skipped: Counter[str] = Counter()
     fonts = _fonts(settings)
-    if settings.text is None:
-        return _of_random(settings, seed, fonts, skipped)
-    return _of_lines(settings, seed, fonts, skipped)
+    source = (_of_random if settings.text is None else _of_lines)(settings, seed, fonts, skipped)
+    for group in settings.look_alikes:
+        if not source.writer.able(group):
+            raise QiError(
+                f"rendered-text: look_alikes holds {group!r}, which is not of the characters that are drawn; name "
+                "groups of one alphabet's own characters ('letters', 'charset'), or of the lines'"
+            )
+    return source
 
 
 def _of_random(settings: RenderedText, seed: int, fonts: Sequence[str], skipped: Counter[str]) -> TextSource:

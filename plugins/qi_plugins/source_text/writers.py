@@ -18,7 +18,12 @@ class Writer(Protocol):
     """Draws strings."""
 
     def write(self, text: str, dice: Random) -> Bytes | None:
-        """(H, W); None where the string does not fit. The font and the like are chosen by ``dice``."""
+        """(H, W); None where the string does not fit, or no font has all of it. The font and the like are chosen by
+        ``dice``."""
+        ...
+
+    def able(self, text: str) -> bool:
+        """Whether one font has all of these characters."""
         ...
 
     def typesets(self) -> tuple[Typeset, ...]:
@@ -39,11 +44,16 @@ class Words:
 
     def write(self, text: str, dice: Random) -> Bytes | None:
         faces = [face for face, able in zip(self.faces, self._able, strict=True) if able.issuperset(text)]
+        if not faces:
+            return None
         face = faces[pick(dice, len(faces))]
         if face.jitter == 0:
             return face.mask(text)
         dx, dy = (pick(dice, 2 * face.jitter + 1) - face.jitter for _ in range(2))
         return face.mask(text, dx, dy)
+
+    def able(self, text: str) -> bool:
+        return any(able.issuperset(text) for able in self._able)
 
     def typesets(self) -> tuple[Typeset, ...]:
         return self.faces
@@ -61,9 +71,14 @@ class Paragraphs:
 
     def write(self, text: str, dice: Random) -> Bytes | None:
         fonts = [font for font in self.fonts if characters(font).issuperset(text.replace(" ", ""))]
+        if not fonts:
+            return None
         font = fonts[pick(dice, len(fonts))]
         paragraph = fit(text, font, height=self.height, width=self.width, largest=self.largest or self.height)
         return None if paragraph is None else paragraph.mask()
+
+    def able(self, text: str) -> bool:
+        return any(characters(font).issuperset(text.replace(" ", "")) for font in self.fonts)
 
     def typesets(self) -> tuple[Typeset, ...]:
         raise QiError("rendered-text: paragraphs cannot be read back glyph by glyph; use layout = 'word' for that")

@@ -249,6 +249,8 @@ def test_look_alikes_are_mixed_up_while_the_caption_keeps_what_was_meant() -> No
         RenderedText(look_alikes=("OQ", "QC"))
     with pytest.raises(ValueError, match="without 'look_alikes'"):
         RenderedText(confused=0.1)
+    with pytest.raises(QiError, match="look_alikes holds 'I1', which is not of the characters that are drawn"):
+        build(look_alikes=("OQ", "I1"), confused=0.4)
 
 
 def test_a_pair_is_one_string_right_and_with_a_look_alike_in_it(tmp_path: Path) -> None:
