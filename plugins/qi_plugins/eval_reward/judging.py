@@ -14,6 +14,7 @@ from qi_plugins.eval_reward.baseline import Baseline
 from qi_plugins.eval_reward.component import RewardEvaluation
 
 Values = tuple[float | None, ...]
+UNFIT = "values that are no numbers"
 
 
 class JudgingEvaluation:
@@ -33,7 +34,7 @@ class JudgingEvaluation:
             [task.references for task in self._tasks] if any(task.references for task in self._tasks) else (),
             whole=True,
         )
-        scores = self._judged(images)
+        scores, reasons = self._judged(images)
         totals = self._totals(scores)
         before = self._baseline.compared(step, totals)
         wins = {} if before is None else {"wins": share_of_wins(before, totals)}
@@ -41,7 +42,11 @@ class JudgingEvaluation:
         return Evaluated(
             step=step,
             name=self._settings.title,
-            scalars={**self._figures(scores, totals), **{n: value for n, value in wins.items() if value is not None}},
+            scalars={
+                **self._figures(scores, totals),
+                **{f"masked/{reason}": count / len(images) for reason, count in reasons.items()},
+                **{name: value for name, value in wins.items() if value is not None},
+            },
             pictures=tuple(
                 Picture(image=images[i].nan_to_num().clamp(-1, 1), caption=self._caption(i, scores)) for i in shown
             ),
@@ -52,8 +57,8 @@ class JudgingEvaluation:
         self._scorer = self._scorer or Scorer(self._rewards)
         self._scorer.close()
 
-    def _judged(self, images: Sequence[Tensor]) -> dict[str, Values]:
-        """By reward, a value a prompt."""
+    def _judged(self, images: Sequence[Tensor]) -> tuple[dict[str, Values], dict[str, int]]:
+        """By reward, a value a prompt; and why values are missing, counted."""
         self._scorer = self._scorer or Scorer(self._rewards)
         places: list[int] = []
         candidates: list[Candidate] = []
@@ -74,7 +79,10 @@ class JudgingEvaluation:
                 )
         found: dict[str, Scores] = verdict(self._scorer.submit(candidates))
         told = {name: dict(zip(places, scores.values, strict=True)) for name, scores in found.items()}
-        return {name: tuple(values.get(i) for i in range(len(images))) for name, values in told.items()}
+        reasons = {f"{name}/{why}": n for name, scores in found.items() for why, n in scores.failures.items()}
+        if unfit := len(images) - len(places):
+            reasons[UNFIT] = unfit
+        return {name: tuple(values.get(i) for i in range(len(images))) for name, values in told.items()}, reasons
 
     def _totals(self, scores: Mapping[str, Values]) -> Values:
         """The weighted sum of each; None where a reward that counts could not tell."""

@@ -103,7 +103,7 @@ def test_several_rewards_are_told_apart_and_what_is_missing_is_masked(build: Cal
     )
     found = build(evolve(SMALL, rewards=rewards)).evaluate(painter(place), 0)
     one = build(evolve(SMALL, title="one")).evaluate(painter(place), 0)
-    assert found.scalars["masked"] == pytest.approx(0.2)
+    assert found.scalars["masked"] == found.scalars["masked/two/no reason told"] == pytest.approx(0.2)
     assert found.scalars["reward/two"] == 2.0
     assert found.scalars["reward/bright"] == one.scalars["reward"]
     assert found.scalars["watched/held-out"] == pytest.approx(-one.scalars["reward"])
@@ -116,7 +116,7 @@ def test_several_rewards_are_told_apart_and_what_is_missing_is_masked(build: Cal
 
 def test_pictures_that_are_no_numbers_are_masked(build: Callable[..., Any], place: Place) -> None:
     found = build().evaluate(painter(place, float("nan")), 0)
-    assert found.scalars == {"masked": 1.0}
+    assert found.scalars == {"masked": 1.0, "masked/values that are no numbers": 1.0}
 
 
 def test_it_paints_references_and_real_prompts(build: Callable[..., Any], place: Place) -> None:
