@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from attrs import Attribute, field, frozen, validators
 
@@ -43,11 +43,20 @@ def _fits(instance: _Noisy, _: Attribute[Window], window: Window) -> None:
             f"'window' of {window.length} steps may begin at step {window.latest} (latest), and then does not fit into "
             f"{instance.steps} steps"
         )
+    latest = window.latest or (window.first if window.moves == "fixed" else instance.steps - 1)
+    if instance.sure_end and window.length == 1 and latest == instance.steps - 1:
+        raise ValueError(
+            "'window' of 1 step may be the last step, which adds no noise here: nothing could be trained; give it "
+            f"2 steps, or a 'latest' (or 'first') below {latest}"
+        )
 
 
 @frozen(kw_only=True)
 class _Noisy(ABC):
     """What the four share."""
+
+    sure_end: ClassVar[bool] = False
+    """Whether the step to t' = 1 adds no noise."""
 
     steps: int = field(default=10, validator=validators.gt(0))
     """Steps from noise to data; each calls the denoiser once."""
@@ -106,6 +115,8 @@ class ExactSde(_Noisy):
     new), t' = 1 gives std = 0.
     """
 
+    sure_end: ClassVar[bool] = True
+
     a: float = field(default=0.7, validator=[validators.ge(0), validators.lt(math.inf)])
     """Level of noise, g_t = a sqrt((1 - t) / t); 0: none."""
 
@@ -161,6 +172,8 @@ class Cps(_Noisy):
     x' = t' x0_hat + (1 - t') (cos(eta pi / 2) x1_hat + sin(eta pi / 2) eps). No noise is left over at the end; but the
     angle does not shrink with the step, so that more steps mean more noise and no limit: the marginals are not kept.
     """
+
+    sure_end: ClassVar[bool] = True
 
     eta: float = field(default=0.5, validator=[validators.ge(0), validators.le(1)])
     """Level of noise; 0: none, 1: all noise is new at every step. Public recipes have 0.8, for a window of 3 steps."""

@@ -122,6 +122,18 @@ def test_settings_that_cannot_be_are_refused(kind: type[Sde], settings: dict[str
         kind(**settings)
 
 
+@pytest.mark.parametrize("where", [{"first": 9}, {"moves": "random"}, {"moves": "progressive", "latest": 9}])
+def test_a_window_that_may_be_the_last_step_alone_is_refused_where_that_adds_no_noise(where: dict[str, Any]) -> None:
+    """A rollout would be drawn for nothing, at a step of the run that chance decides."""
+    for kind in (ExactSde, Cps):
+        with pytest.raises(ValueError, match="of 1 step may be the last step, which adds no noise here"):
+            kind(window=Window(length=1, **where))
+        kind(window=Window(length=1, first=8))
+        kind(window=Window(length=1, moves="random", latest=8))
+    for kind in (FlowSde, DanceSde):
+        kind(window=Window(length=1, **where))
+
+
 @pytest.mark.parametrize("level", [-0.1, float("nan"), float("inf")])
 def test_a_level_of_noise_is_a_number_from_0_on(level: float) -> None:
     for kind, name in ((ExactSde, "a"), (FlowSde, "a"), (DanceSde, "eta"), (Cps, "eta")):
