@@ -58,9 +58,9 @@ class Workload:
 
 MIXED = tuple(round(12 + i * (120 - 12) / (GROUPS - 1)) for i in range(GROUPS))
 WORKLOADS = (
-    Workload(name=f"guided, captions {'/'.join(map(str, MIXED))}", captions=MIXED),
-    Workload(name=f"not guided, captions {'/'.join(map(str, MIXED))}", captions=MIXED, guided=False),
-    Workload(name=f"guided, captions {'/'.join(['66'] * GROUPS)}", captions=(66,) * GROUPS),
+    Workload(name=f"guided, {MIXED[0]} to {MIXED[-1]}", captions=MIXED),
+    Workload(name=f"not guided, {MIXED[0]} to {MIXED[-1]}", captions=MIXED, guided=False),
+    Workload(name="guided, 66", captions=(66,) * GROUPS),
 )
 
 
@@ -369,18 +369,18 @@ def measure(load: Workload, pixels: int, rounds: int, threads: int) -> Result:
 def show(results: Sequence[Result], pixels: int, rounds: int, threads: int) -> None:
     rows: list[tuple[str, ...]] = []
     for result in results:
-        rows.append((result.workload, "", "", "", "", "", ""))
+        rows.append((result.workload, *[""] * 6))
         for name, part in result.parts.items():
-            speed = GROUPS * GROUP / part.whole.cpu
+            spent = [f"{one.cpu:.2f}" for one in (part.rollout, part.update, part.whole)]
             ratios = [f"{result.ratio(name, 'whole', clock):.2f}" if name != "qi" else "" for clock in ("cpu", "wall")]
-            rows.append((f"  {name}", str(part.rollout), str(part.update), str(part.whole), f"{speed:.2f}", *ratios))
+            rows.append((f"  {name}", *spent, f"{GROUPS * GROUP / part.whole.cpu:.2f}", *ratios))
     table(
-        f"A rollout of {GROUPS * GROUP} pictures of {pixels} x {pixels} and {UPDATES} updates, {threads} thread(s)",
-        ("", "rollout", "updates", "both", "pictures/s", "qi is x CPU", "x wall"),
+        f"{GROUPS * GROUP} pictures of {pixels} x {pixels} drawn, {UPDATES} updates: CPU seconds, {threads} thread(s)",
+        ("tokens of captions", "rollout", "updates", "both", "img/s", "x CPU", "x wall"),
         rows,
-        caption=f"CPU seconds (wall seconds), medians of {rounds} rounds; pictures differ by "
+        caption=f"medians of {rounds} rounds; x: qi's img/s over the other's; pictures differ by "
         f"{max(r.agreement.pictures for r in results):.0e} at most, gradients by "
-        f"{max(r.agreement.gradient for r in results):.0e} of their norm",
+        f"{max(r.agreement.gradient for r in results):.0e}",
     )
     first = results[0]
     for way in first.parts:
