@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from attrs import field, frozen
+from attrs import frozen
 from torch import Tensor, nn
 
 from qi_core import (
     Candidate,
     Condition,
-    Denoiser,
     DenoiserModule,
     Encoders,
     Guidance,
@@ -32,8 +31,9 @@ from qi_core import (
     Pairs,
     Place,
     Preview,
-    Record,
+    Rollouts,
     Sample,
+    Sampler,
     Samples,
     Scores,
     Shadow,
@@ -41,17 +41,16 @@ from qi_core import (
     Sharding,
     Source,
     Train,
-    Transition,
-    Window,
     flow,
     loop,
 )
 from qi_core.feed import Feed
 from qi_core.run import Run
-from qi_core.stochastic import integrate
 from qi_plugins.optimizer_adamw.component import AdamW
 from qi_plugins.parallel_single.component import Single
 from qi_plugins.sampler_flow.samplers import Euler
+from qi_core.reward import Weighted
+from qi_plugins.source_rollouts.component import DrawnRollouts
 
 MODES, RADIUS, STD = 8, 2.0, 0.15
 ANGLES = torch.arange(MODES) * (2 * math.pi / MODES)
@@ -187,39 +186,13 @@ class Agreement:
     async def close(self) -> None: ...
 
 
-@frozen(kw_only=True)
-class Noisy:
-    """The exact step (flow-math: an Ornstein-Uhlenbeck process around the frozen estimate of the data), g = a
-    sqrt((1 - t) / t): a sampler for rollouts with nothing around it."""
+JUDGED = Weighted(name="agreement", reward=Agreement())
 
-    steps: int = 8
-    a: float = 0.7
-    window: Window = field(factory=Window)
 
-    def times(self, lengths: Sequence[int]) -> Tensor:
-        return flow.time_grid(self.steps, lengths)
-
-    def transition(self, x: Latents, velocity: Tensor, t: Tensor, t_next: Tensor) -> Transition:
-        kept = (t * (1 - t_next) / (t_next * (1 - t))) ** (self.a**2 / 2)
-        time, after = x.per_token(t), x.per_token(t_next)
-        data, noise = flow.data_estimate(x.tokens, velocity, time), flow.noise_estimate(x.tokens, velocity, time)
-        return Transition(
-            mean=after * data + (1 - after) * x.per_token(kept) * noise, std=(1 - t_next) * (1 - kept**2).sqrt()
-        )
-
-    def noisy(self, steps: int, groups: Sequence[int], phase: int) -> Tensor:
-        return self.window.mask(steps, groups, phase)
-
-    def sample(
-        self,
-        denoiser: Denoiser,
-        noise: Latents,
-        condition: Condition,
-        *,
-        generators: Sequence[torch.Generator] = (),
-        record: Record | None = None,
-    ) -> Latents:
-        return integrate(self, denoiser, noise, condition, generators=generators, record=record)
+def rollouts(folder: Path, sampler: Sampler, **settings: Any) -> Source[Rollouts]:
+    """The live source: all eight directions, 24 points each, judged by agreement."""
+    chosen: dict[str, Any] = {"rewards": (JUDGED,), "groups": MODES, "group": 24, "chunk": 512, **settings}
+    return DrawnRollouts(prompts=Asked(), sampler=sampler, **chosen).build(place(folder), 1)
 
 
 # The base, and what is drawn with a model.
@@ -239,11 +212,11 @@ def _pretrained() -> Mapping[str, Tensor]:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         model = Network()
-    steps, batch = 3000, 256
-    adam = torch.optim.Adam(model.parameters(), lr=3e-3)
+    steps, batch, lr = 2000, 128, 6e-3
+    adam = torch.optim.Adam(model.parameters(), lr=lr)
     prompts = Compass().encode([*DIRECTIONS, "any"]).text
     for step in range(steps):
-        adam.param_groups[0]["lr"] = 3e-3 * 0.5 * (1 + math.cos(math.pi * step / steps))
+        adam.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
         which = torch.randint(MODES, (batch,), generator=generator)
         data = CENTRES[which] + STD * torch.randn(batch, 2, generator=generator)
         t = torch.rand(batch, generator=generator).sqrt()  # mostly late, where the field is steep
@@ -359,7 +332,7 @@ def train(
         objective=objective,
         sampler=Euler(steps=25, shift="none"),
         source=source,
-        optimizer=AdamW(lr=lr, betas=(0.9, 0.99), eps=1e-15).build(model, steps),
+        optimizer=AdamW(lr=lr, betas=(0.9, 0.99), eps=1e-15, schedule="cosine").build(model, steps),
         strategy=Single(device="cpu").build(),
         store=None,  # type: ignore[arg-type]  # nothing is saved
         shadows={name: Shadow(model, rule) for name, rule in rules.items()},
