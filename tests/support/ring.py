@@ -45,11 +45,11 @@ from qi_core import (
     loop,
 )
 from qi_core.feed import Feed
+from qi_core.reward import Weighted
 from qi_core.run import Run
 from qi_plugins.optimizer_adamw.component import AdamW
 from qi_plugins.parallel_single.component import Single
 from qi_plugins.sampler_flow.samplers import Euler
-from qi_core.reward import Weighted
 from qi_plugins.source_rollouts.component import DrawnRollouts
 
 MODES, RADIUS, STD = 8, 2.0, 0.15
