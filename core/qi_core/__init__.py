@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from qi_core.reward import Reward as Reward
     from qi_core.reward import RewardComponent as RewardComponent
     from qi_core.reward import Scores as Scores
+    from qi_core.reward import Weighted as Weighted
     from qi_core.rollouts import NoisyStep as NoisyStep
     from qi_core.rollouts import Rollout as Rollout
     from qi_core.rollouts import Rollouts as Rollouts
@@ -104,7 +105,7 @@ _HOME = {
     "optimizer": ("Optimizer", "OptimizerComponent"),
     "parallel": ("ParallelComponent", "Strategy"),
     "place": ("Closing", "Component", "Place"),
-    "reward": ("Candidate", "Reward", "RewardComponent", "Scores"),
+    "reward": ("Candidate", "Reward", "RewardComponent", "Scores", "Weighted"),
     "rollouts": ("NoisyStep", "Rollout", "Rollouts"),
     "sampler": ("Record", "Sampler", "Step", "StochasticSampler", "Transition"),
     "settings": ("Guidance", "Preview", "Shift", "Train"),

@@ -100,9 +100,11 @@ def clean_token(text: str, where: str) -> str:
 class Caller:
     """Calls one server. Belongs to the event loop of its first call."""
 
-    def __init__(self, endpoint: Endpoint, *, backoff: float = 0.5) -> None:
-        """``backoff``: seconds before the second try, at most. Raises QiError if the token isn't there."""
+    def __init__(self, endpoint: Endpoint, *, backoff: float = 0.5, unfit: frozenset[int] = frozenset()) -> None:
+        """``backoff``: seconds before the second try, at most. ``unfit``: statuses that speak of what was asked alone,
+        so that other calls may do better (a prompt too long for a model). Raises QiError if the token isn't there."""
         self.endpoint = endpoint
+        self._unfit = unfit
         self._headers = endpoint.headers()
         self._backoff = backoff
         self._session: ClientSession | None = None
@@ -119,8 +121,8 @@ class Caller:
         the answer.
 
         ``read`` raises BadAnswer for one that won't do. Tries again after what may pass: no connection, no answer in
-        time, status 5xx, a bad answer. Raises GaveUp after the last try, and QiError at once where none could do
-        better.
+        time, status 5xx, a bad answer. Raises GaveUp after the last try or an ``unfit`` status, and QiError at once
+        where no call could do better.
         """
         session, free = self._ready()
         async with free:
@@ -152,6 +154,8 @@ class Caller:
                 "GET" if data is None else "POST", url, data=sent, headers=headers, allow_redirects=False
             ) as response:
                 answer = await _whole(response)
+                if response.status in self._unfit:
+                    raise GaveUp(f"status {response.status}")
                 _refuse(url, response.status, answer)
                 return read(answer)
         except TimeoutError as error:

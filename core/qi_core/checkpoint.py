@@ -75,9 +75,15 @@ def give_back(run: Run, checkpoint: Checkpoint) -> None:
         if name not in checkpoint.tensors and checkpoint.step:
             advice = "set train.ema = 0" if name == EMA else "begin another run from it with init"
             raise QiError(f"{where}: no weights called {name!r} in it; the recipe asks for some; {advice}")
-        shadow.load(checkpoint.tensors.get(name, checkpoint.tensors["model"]), checkpoint.state["updates"].get(name, 0))
+        shadow.load(checkpoint.tensors.get(name, checkpoint.tensors["model"]), _updates(checkpoint, name))
     run.step = checkpoint.step
-    run.skipped_updates, run.norms = checkpoint.state["skipped_updates"], list(checkpoint.state["norms"])
+    run.skipped_updates, run.norms = checkpoint.state["skipped_updates"], list(checkpoint.state.get("norms", ()))
     if not run.ledger.path.exists():  # the checkpoint was copied here alone: it brings its events along
         for event in checkpoint.state["events"]:
             run.ledger.append(Change(step=event["step"], setting=event["setting"]))
+
+
+def _updates(checkpoint: Checkpoint, name: str) -> int:
+    """How often a shadow has followed. Checkpoints once knew the average alone, as ``ema_updates``."""
+    known = checkpoint.state.get("updates", {EMA: checkpoint.state.get("ema_updates", 0)})
+    return int(known.get(name, 0))

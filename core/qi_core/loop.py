@@ -7,7 +7,7 @@ import signal
 import statistics
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType, TracebackType
 
 import torch
@@ -157,12 +157,11 @@ def summary(run: Run) -> tuple[str, ...]:
 @contextmanager
 def closing(run: Run) -> Generator[None]:
     """Afterwards, whatever happened, parts that hold threads or connections let go of them."""
-    try:
-        yield
-    finally:
+    with ExitStack() as stack:  # one that fails to close keeps none of the others open
         for part in (run.source, *(item.evaluation for item in run.evaluations)):
             if isinstance(part, Closing):
-                part.close()
+                stack.callback(part.close)
+        yield
 
 
 class Watch:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import TYPE_CHECKING, Protocol
 
-from attrs import field, frozen
+from attrs import Attribute, field, frozen, validators
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,3 +69,29 @@ class RewardComponent(Protocol):
     def build(self, place: Place) -> Reward:
         """Load models, find the server. Raises QiError where they aren't there."""
         ...
+
+
+def _finite(_: object, attribute: Attribute[float], value: float) -> None:
+    if not isfinite(value):
+        raise ValueError(f"'{attribute.name}' must be a finite number, not {value}")
+
+
+@frozen(kw_only=True)
+class Weighted:
+    """A reward and how much it counts."""
+
+    name: str = field(validator=validators.min_len(1))
+    """Under which name its figures are told."""
+    weight: float = field(default=1.0, validator=_finite)
+    """Rewards are added up with their weights. 0: only watched, never learned from; such a one tells hacking."""
+    reward: RewardComponent
+    """A reward: its name, or a table with its name and its keys."""
+
+
+def some_count(_: object, attribute: Attribute[tuple[Weighted, ...]], value: tuple[Weighted, ...]) -> None:
+    """Validator of a field of several rewards: names apart, and one with a weight at least."""
+    names = [weighted.name for weighted in value]
+    if twins := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"two rewards are called {min(twins)!r}; give each a name of its own")
+    if not any(weighted.weight for weighted in value):
+        raise ValueError(f"'{attribute.name}' has none with a weight, so all pictures are worth the same; give one")

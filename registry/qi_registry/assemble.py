@@ -84,6 +84,7 @@ def assemble(recipe: Recipe, folder: Path) -> Run:
         notes=notes,
     )
     refuse_validation(run)
+    _refuse_twins(recipe)
     if isinstance(source, OnPolicy):
         source.follow(run.models)
     if saved is not None:
@@ -93,6 +94,14 @@ def assemble(recipe: Recipe, folder: Path) -> Run:
             raise QiError(f"{error}{_differing(saved.recipe, run.recipe)}") from error
         notes.append(f"goes on from step {saved.step}")
     return run
+
+
+def _refuse_twins(recipe: Recipe) -> None:
+    """Raises QiError if two evaluations would keep their figures and pictures under one name."""
+    titles = [getattr(evaluation, "title", None) for evaluation in recipe.evaluation]
+    twins = {title for title in titles if title and titles.count(title) > 1}
+    if twins:
+        raise QiError(f"evaluation: two are called {min(twins)!r}; give each a title of its own")
 
 
 def _trained_in(recipe: Recipe, strategy: Strategy) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""What keeps a run from going wrong unseen: updates far out of the usual are left out, and the start is measured too."""
+"""What keeps a run from going wrong unseen: updates far out of the usual are left out, the start is measured too."""
 
 from __future__ import annotations
 
@@ -42,3 +42,10 @@ def test_what_a_run_starts_from_is_measured_too_and_only_once(tmp_path: Path) ->
         here("run", recipe, *words, "--set", f"train.steps={steps}")
     records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records if record["event"] == "evaluated"] == [0, 3, 5]
+
+
+def test_two_evaluations_of_one_name_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their figures and pictures would be kept under one name."""
+    recipe, (score,) = write_recipe(tmp_path), SCORE.removeprefix("evaluation=[").removesuffix("]").splitlines()
+    here("run", recipe, "--folder", tmp_path / "run", "--set", f"evaluation=[{score}, {score}]", code=2)
+    assert "two are called 'words'" in capsys.readouterr().err

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from attrs import Attribute, field, frozen, validators
 
 from qi_core.data import Samples
-from qi_core.reward import RewardComponent
+from qi_core.reward import Weighted, some_count
 from qi_core.source import SourceComponent
 
 if TYPE_CHECKING:
@@ -17,40 +16,18 @@ if TYPE_CHECKING:
     from qi_plugins.eval_reward.judging import JudgingEvaluation
 
 
-def _finite(_: object, attribute: Attribute[float], value: float) -> None:
-    if not isfinite(value):
-        raise ValueError(f"'{attribute.name}' must be a finite number, not {value}")
-
-
 def _samples(_: object, __: Attribute[Any], value: SourceComponent[Any]) -> None:
     if value.gives is not Samples:
         raise ValueError(f"'prompts' gives {value.gives.__name__}; wanted a source of Samples, such as rendered-text")
 
 
-def _rewards(_: object, __: Attribute[Any], value: tuple[Judge, ...]) -> None:
-    names = [judge.name for judge in value]
-    if twins := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"two rewards are called {min(twins)!r}; give each a name of its own")
-    if not any(judge.weight for judge in value):
-        raise ValueError("'rewards' has none with a weight; give one")
-    for judge in value:
-        if judge.reward.groupwise:
+def _each_alone(_: object, __: Attribute[Any], value: tuple[Weighted, ...]) -> None:
+    for weighted in value:
+        if weighted.reward.groupwise:
             raise ValueError(
-                f"reward {judge.name!r} compares the pictures of a group, and one picture a prompt is painted here; "
+                f"reward {weighted.name!r} compares the pictures of a group, and one picture a prompt is painted here; "
                 "give one that judges each picture by itself"
             )
-
-
-@frozen(kw_only=True)
-class Judge:
-    """A reward and how much it counts."""
-
-    name: str = field(validator=validators.min_len(1))
-    """Under which name its figures are told."""
-    weight: float = field(default=1.0, validator=_finite)
-    """Rewards are added up with their weights; 0: only told, as ``watched``."""
-    reward: RewardComponent
-    """A reward: its name, or a table with its name and its keys."""
 
 
 @frozen(kw_only=True)
@@ -69,7 +46,7 @@ class RewardEvaluation:
     prompts: SourceComponent[Any] = field(validator=_samples)
     """Where prompts come from: prompt, text, references and size of its samples are used, the picture is not. Give it
     split = "held-out" where it has one, and they were never trained on."""
-    rewards: tuple[Judge, ...] = field(validator=_rewards)
+    rewards: tuple[Weighted, ...] = field(validator=[some_count, _each_alone])
     """Who judges. One that the policy is not trained by tells whether it learns or cheats."""
     every: int = field(default=0, validator=validators.ge(0))
     """Steps between two; 0: only at the end."""

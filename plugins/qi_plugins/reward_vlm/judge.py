@@ -55,12 +55,16 @@ class NoVerdict(Exception):
     """Why an answer says nothing, to count by."""
 
 
+UNFIT = frozenset({400, 413, 422})
+"""What servers of models answer to a prompt too long, or to a picture too large or of too odd a shape."""
+
+
 class Judge:
     """A live ``vlm-judge``."""
 
     def __init__(self, settings: VlmJudge, *, backoff: float = 0.5) -> None:
         self.settings = settings
-        self._caller = Caller(settings, backoff=backoff)
+        self._caller = Caller(settings, backoff=backoff, unfit=UNFIT)
 
     async def score(self, candidates: Sequence[Candidate]) -> Scores:
         """See ``Reward.score``."""

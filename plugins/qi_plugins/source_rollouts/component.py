@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from attrs import Attribute, field, frozen, validators
 
 from qi_core.data import Pairs, Samples
-from qi_core.reward import RewardComponent
+from qi_core.reward import Weighted, some_count
 from qi_core.rollouts import Rollouts
 from qi_core.sampler import Sampler
 from qi_core.settings import Guidance
@@ -22,37 +21,12 @@ if TYPE_CHECKING:
 Advantage: TypeAlias = Literal["group", "global", "mean", "per-reward"]
 
 
-def _finite(_: object, attribute: Attribute[float], value: float) -> None:
-    if not isfinite(value):
-        raise ValueError(f"'{attribute.name}' must be a finite number, not {value}")
-
-
 def _prompts(instance: Drawing, _: Attribute[Any], value: SourceComponent[Any] | None) -> None:
     if (value is None) == (instance.file is None):
         found = "neither 'prompts' nor 'file' is given" if value is None else "both 'prompts' and 'file' are given"
         raise ValueError(f"{found}; wanted one of them, to say what is drawn")
     if value is not None and value.gives is not Samples:
         raise ValueError(f"'prompts' gives {value.gives.__name__}; wanted a source of Samples, such as rendered-text")
-
-
-def _rewards(_: object, __: Attribute[Any], value: tuple[Weighted, ...]) -> None:
-    names = [weighted.name for weighted in value]
-    if twins := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"two rewards are called {min(twins)!r}; give each a name of its own")
-    if not any(weighted.weight for weighted in value):
-        raise ValueError("'rewards' has none with a weight, so there is nothing to learn from; give one")
-
-
-@frozen(kw_only=True)
-class Weighted:
-    """A reward and how much it counts."""
-
-    name: str = field(validator=validators.min_len(1))
-    """Under which name its figures are told."""
-    weight: float = field(default=1.0, validator=_finite)
-    """Rewards are added up with their weights. 0: only watched, never learned from; such a one tells hacking."""
-    reward: RewardComponent
-    """A reward: its name, or a table with its name and its keys."""
 
 
 @frozen(kw_only=True)
@@ -80,7 +54,7 @@ class Drawing:
     """Draws them: exact-sde or another that adds noise where the objective wants probabilities of steps (grpo)."""
     guidance: Guidance = field(default=Guidance(scale=1.0))
     """While they are drawn. Whether the objective guides too is its own affair."""
-    rewards: tuple[Weighted, ...] = field(validator=_rewards)
+    rewards: tuple[Weighted, ...] = field(validator=some_count)
     """Who judges the pictures."""
     shared_noise: bool = False
     """Pictures of a group start from the same noise, and differ by what the sampler adds alone."""

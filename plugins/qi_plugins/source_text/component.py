@@ -132,7 +132,8 @@ class RenderedText:
     """Groups of characters that ``confused`` mixes up, such as "OQ" and "EF"."""
     confused: float = field(default=0.0, validator=[validators.ge(0), validators.le(1), _confusable])
     """Each character of a group is drawn as another one of it with this probability, while the caption keeps what was
-    meant: data with wrong captions, as the world has it. 0: the picture shows what the caption says."""
+    meant: data with wrong captions, as the world has it. A string that would so become one of the other split is drawn
+    as it was meant. 0: the picture shows what the caption says."""
     held_out: float = field(default=0.1, validator=[validators.ge(0), validators.le(1), _leaving_some])
     """This part of all strings is never drawn for training. A hash of the string decides, so the same strings are
     unseen in every run."""

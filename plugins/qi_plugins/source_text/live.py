@@ -104,7 +104,12 @@ class TextSource:
         """The string with some characters taken for others of their group. Rolled apart from all else, so that the
         same samples come with and without it."""
         dice = Random(f"{self.seed}/{self.settings.split}/{n}/confused")
-        return confused(text, self.settings.look_alikes, self.settings.confused, dice)
+        drawn = confused(text, self.settings.look_alikes, self.settings.confused, dice)
+        return drawn if self.belongs(drawn) else text
+
+    def belongs(self, text: str) -> bool:
+        """Whether a string is of this source's split: what is held out is never drawn for training, by no way."""
+        return is_held_out(text, self.settings.held_out) == (self.settings.split == "held-out")
 
     def _templates(self, text: str) -> Sequence[str]:
         if self.settings.templates:

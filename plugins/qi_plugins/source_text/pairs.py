@@ -56,6 +56,8 @@ class PairSource:
         wrong = self._wrong(winner.text, n)
         if wrong is None:
             return "holds no character that has a look-alike"
+        if not self.text.belongs(wrong):
+            return "has a look-alike that is of the other split"
         loser = self.text.sample(n, instead=wrong)
         if loser is None:
             return "does not fit the picture"

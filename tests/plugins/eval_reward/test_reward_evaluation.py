@@ -12,13 +12,14 @@ from attrs import evolve
 
 from qi_core import Candidate, Painter, Place, QiError
 from qi_core.place import Closing
+from qi_core.reward import Weighted
 from qi_core.testing import check_component, check_evaluation, fakes
-from qi_plugins.eval_reward.component import Judge, RewardEvaluation
+from qi_plugins.eval_reward.component import RewardEvaluation
 from qi_plugins.source_text.component import RenderedText
 from support.rollouts import Judge as Says
 from support.rollouts import Prompts, Ranking, brightness
 
-SMALL = RewardEvaluation(prompts=Prompts(), rewards=(Judge(name="bright", reward=Says()),), count=5, shown=2)
+SMALL = RewardEvaluation(prompts=Prompts(), rewards=(Weighted(name="bright", reward=Says()),), count=5, shown=2)
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def test_first_scores_of_other_prompts_are_refused(build: Callable[..., Any], pl
     with pytest.raises(QiError, match=r"first scores of other prompts; .* give the evaluation another title"):
         build(evolve(SMALL, count=4))
     with pytest.raises(QiError, match="first scores of other rewards"):
-        build(evolve(SMALL, rewards=(Judge(name="bright", weight=2.0, reward=Says()),)))
+        build(evolve(SMALL, rewards=(Weighted(name="bright", weight=2.0, reward=Says()),)))
 
 
 def test_several_rewards_are_told_apart_and_what_is_missing_is_masked(build: Callable[..., Any], place: Place) -> None:
@@ -97,9 +98,9 @@ def test_several_rewards_are_told_apart_and_what_is_missing_is_masked(build: Cal
         return None if candidate.prompt == "ab" else 2.0
 
     rewards = (
-        Judge(name="bright", weight=0.5, reward=Says()),
-        Judge(name="two", weight=2.0, reward=Says(says=says)),
-        Judge(name="held-out", weight=0.0, reward=Says(says=lambda candidate: -brightness(candidate))),
+        Weighted(name="bright", weight=0.5, reward=Says()),
+        Weighted(name="two", weight=2.0, reward=Says(says=says)),
+        Weighted(name="held-out", weight=0.0, reward=Says(says=lambda candidate: -brightness(candidate))),
     )
     found = build(evolve(SMALL, rewards=rewards)).evaluate(painter(place), 0)
     one = build(evolve(SMALL, title="one")).evaluate(painter(place), 0)
@@ -129,10 +130,10 @@ def test_it_paints_references_and_real_prompts(build: Callable[..., Any], place:
 
 def test_settings_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match="compares the pictures of a group"):
-        evolve(SMALL, rewards=(Judge(name="rank", reward=Ranking(seen=[])),))
+        evolve(SMALL, rewards=(Weighted(name="rank", reward=Ranking(seen=[])),))
     with pytest.raises(ValueError, match="has none with a weight"):
-        evolve(SMALL, rewards=(Judge(name="a", weight=0.0, reward=Says()),))
+        evolve(SMALL, rewards=(Weighted(name="a", weight=0.0, reward=Says()),))
     with pytest.raises(ValueError, match="two rewards are called 'a'"):
-        evolve(SMALL, rewards=(Judge(name="a", reward=Says()), Judge(name="a", reward=Says())))
+        evolve(SMALL, rewards=(Weighted(name="a", reward=Says()), Weighted(name="a", reward=Says())))
     with pytest.raises(ValueError, match="'title'"):
         evolve(SMALL, title="../up")

@@ -214,6 +214,23 @@ def test_a_server_that_fails_now_and_then_loses_nothing(place: Place) -> None:
     assert len(calls) > 20
 
 
+def test_a_picture_that_the_model_cannot_take_is_masked_and_the_others_are_not(place: Place) -> None:
+    """As a server of models answers one prompt too long: it must not end the run, nor be asked again and again."""
+    asked: list[str] = []
+
+    def answer(body: dict[str, Any]) -> Any:
+        asked.append(question(body))
+        if len(asked) == 2:
+            return web.json_response({"error": {"message": "too long"}}, status=400)
+        return "Score: 4"
+
+    with model(answer) as url:
+        scores = scored(VlmJudge(url=url, model="seer", in_flight=1), some_candidates()[:3], place)
+    assert sum(value is None for value in scores.values) == 1
+    assert scores.failures == {"status 400": 1}
+    assert len(asked) == 3
+
+
 def test_a_server_that_is_gone_masks_or_ends_the_run_where_it_is_required(place: Place) -> None:
     with model(lambda _: web.Response(status=500)) as url:
         settings = VlmJudge(url=url, model="seer", retries=2)

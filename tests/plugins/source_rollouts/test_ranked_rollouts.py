@@ -12,9 +12,10 @@ import torch
 from attrs import evolve
 
 from qi_core import Candidate, Latents, Pairs, Place, QiError
+from qi_core.reward import Weighted
 from qi_core.testing import check_component, fakes
 from qi_core.testing.contract import same
-from qi_plugins.source_rollouts.component import DrawnRollouts, RankedRollouts, Weighted
+from qi_plugins.source_rollouts.component import DrawnRollouts, RankedRollouts
 from support.rollouts import Judge, Prompts, Wandering, brightness
 
 SMALL = RankedRollouts(

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from qi_core import Candidate, Guidance, OnPolicy, Place, QiError, Rollouts, Window, flow
 from qi_core.place import Closing
+from qi_core.reward import Weighted
 from qi_core.stochastic import step_law
 from qi_core.testing import check_component, fakes
 from qi_core.testing.contract import same
-from qi_plugins.source_rollouts.component import DrawnRollouts, Weighted
+from qi_plugins.source_rollouts.component import DrawnRollouts
 from qi_plugins.source_rollouts.live import OnPolicySource, RolloutSource
 from support.rollouts import Judge, Limping, Prompts, Ranking, Waiting, Wandering, brightness
 

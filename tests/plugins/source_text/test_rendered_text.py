@@ -238,13 +238,15 @@ def test_the_settings_need_no_torch() -> None:
 
 
 def test_look_alikes_are_mixed_up_while_the_caption_keeps_what_was_meant() -> None:
-    plain, mixed = (build(letters="OQX", look_alikes=("OQ",), confused=part) for part in (0.0, 0.4))
+    plain, mixed = (build(letters="OQX", look_alikes=("OQ",), confused=part, held_out=0.0) for part in (0.0, 0.4))
     pairs = list(zip(plain.draw(300), mixed.draw(300), strict=True))
     assert all(one.prompt == other.prompt for one, other in pairs), "captions, colours and order stay the same"
     changed = [(a, b) for one, other in pairs for a, b in zip(one.text, other.text, strict=True)]
     assert all(a == b for a, b in changed if a == "X")
     share = sum(a != b for a, b in changed if a in "OQ") / sum(a in "OQ" for a, _ in changed)
     assert 0.35 < share < 0.45
+    both = build(letters="OQX", look_alikes=("OQ",), confused=0.4, held_out=0.3).draw(300)
+    assert not any(is_held_out(sample.text, 0.3) for sample in both), "by no way is a held-out string drawn"
     with pytest.raises(ValueError, match="each in one group only"):
         RenderedText(look_alikes=("OQ", "QC"))
     with pytest.raises(ValueError, match="without 'look_alikes'"):
