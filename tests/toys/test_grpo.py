@@ -78,7 +78,7 @@ def test_two_noisy_steps_suffice_with_the_distance_in_velocities(tmp_path: Path)
     window = Window(length=2, moves="random", latest=4)
     objective, sampler = Grpo(beta=0.03, kl="velocity"), evolve(EXACT, window=window)
     reward, on_data, _ = learned(tmp_path, objective, sampler, updates=1)
-    assert reward >= 0.95
+    assert reward >= 0.9
     assert on_data >= 0.93
 
 
