@@ -13,7 +13,8 @@ RECIPES = sorted(packaged())
 
 
 def test_the_recipes_that_the_documentation_names_are_there() -> None:
-    assert {f"{name}.toml" for name in "pretrain pretrain_images finetune sft sft_images weak dpo grpo".split()} <= set(RECIPES)
+    named = "pretrain pretrain_images finetune sft sft_images weak dpo grpo"
+    assert {f"{name}.toml" for name in named.split()} <= set(RECIPES)
 
 
 @pytest.mark.parametrize("name", RECIPES)
