@@ -117,7 +117,7 @@ def missed(reward: float, on_data: float) -> bool:
 def test_equation_6_as_printed_leaves_the_data(tmp_path: Path) -> None:
     reward, on_data, _ = learned(tmp_path, sampler=AsPrinted(steps=8, shift="none"))
     assert missed(reward, on_data)
-    assert on_data < 0.8
+    assert on_data < 0.9
 
 
 def test_equation_6_as_printed_draws_other_data_than_the_model_does() -> None:

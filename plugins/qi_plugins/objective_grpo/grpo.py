@@ -93,7 +93,7 @@ class Grpo:
         reference = None
         if self.kl != "none":
             with models.as_of(REFERENCE if self.reference == "start" else self.reference) as before:
-                reference = points.velocity(before)
+                reference = (target or points).velocity(before)
         return Prepared(
             batch=batch,
             pairs=pairs,
@@ -144,7 +144,7 @@ class Grpo:
         assert prepared.reference is not None
         pairs, reference, count = prepared.pairs, prepared.reference, len(mean)
         if prepared.elsewhere is not None:
-            away = prepared.elsewhere.sample_mean((v[count:] - reference[count:]).square())
+            away = prepared.elsewhere.sample_mean((v[count:] - reference).square())
             return away, away.detach()
         away = pairs.by_trajectory(pairs.x_next.sample_mean((v - reference).square()).detach())
         kl = flow.gaussian_kl(pairs.x_next, mean, pairs.law(reference)[0], std)
@@ -185,4 +185,4 @@ class Prepared:
     elsewhere: Latents | None
     """States of the latter, one a trajectory."""
     reference: Tensor | None
-    """(N, D) the reference's velocity at ``points``."""
+    """(N, D) the reference's velocity: ``elsewhere``, or else at the pairs."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from attrs import evolve
 from torch import Tensor
 
-from qi_core import Dice, Guidance, Latents, QiError, Rollouts, Window, flow
+from qi_core import DenoiserModule, Dice, Guidance, Latents, QiError, Rollouts, Window, flow
 from qi_core.reward import Weighted
 from qi_core.testing import check_component, check_objective
 from qi_plugins.objective_grpo.forward import noised
@@ -231,6 +233,37 @@ def test_the_exact_one_is_equation_8() -> None:
     with torch.no_grad():
         away = points.velocity(model) - points.velocity(policy.policy())
     assert found["velocity"] == pytest.approx(points.x.sample_mean(away.square()).mean().item(), rel=1e-4)
+
+
+class Adapted:
+    """An adapter whose absence is the weights given."""
+
+    def __init__(self, model: DenoiserModule, plain: DenoiserModule) -> None:
+        self._model, self._plain = model, plain.state_dict()
+
+    @contextmanager
+    def off(self) -> Generator[None]:
+        own = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
+        self._model.load_state_dict(self._plain)
+        try:
+            yield
+        finally:
+            self._model.load_state_dict(own)
+
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
+
+def test_the_reference_may_be_the_denoiser_without_its_adapter() -> None:
+    """As far away as a copy of the first weights is, without that copy."""
+    batch, told = drawn(), {}
+    for objective in (Grpo(), Grpo(reference="base")):
+        live = models(objective, policy.policy())
+        moved(live.denoiser)
+        live = evolve(live, adapter=Adapted(live.denoiser, policy.policy()))
+        told[objective.reference] = parts(loss(objective, batch, live))["kl"]
+    assert told["base"] == told["start"] > 0
+    assert not Grpo(reference="base").shadows()
 
 
 # Guidance.
