@@ -169,6 +169,6 @@ def test_a_next_state_that_is_not_detached_teaches_nothing(tmp_path: Path, monke
 
 @pytest.mark.slow
 def test_without_a_kl_the_reward_is_hacked(tmp_path: Path) -> None:
-    reward, on_data, _ = learned(tmp_path, Grpo(kl="none", beta=0, clip=0.1))
+    reward, on_data, _ = learned(tmp_path, Grpo(kl="none", clip=0.1))
     assert missed(reward, on_data)
     assert on_data < 0.8

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from attrs import Attribute, field, frozen, validators
+from attrs import field, frozen, validators
 
 from qi_core import Fixed, Loss, QiError, Rollouts, Rule
 
@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 
 REFERENCE = "reference"
 """Name of the shadow."""
-
-
-def _no_kl(instance: Grpo, _: Attribute[float], value: float) -> None:
-    if value and instance.kl == "none":
-        raise ValueError("'beta' weighs a KL; with kl = \"none\" leave it out")
 
 
 @frozen(kw_only=True)
@@ -63,8 +58,8 @@ class Grpo:
     """Distance to the reference. "exact": of the steps' laws (eq. 8 over the number of values); weighs late steps some
     hundred times the early ones. "velocity": |v - v_ref|^2 at a random time on the pictures drawn, all times alike: the
     choice for samplers with a window. "flow-grpo": "exact" times dt, as that code has it."""
-    beta: float = field(default=0.01, validator=[validators.ge(0), _no_kl])
-    """Weight of the KL. 0 with a ``kl``: it is only watched."""
+    beta: float = field(default=0.01, validator=validators.ge(0))
+    """Weight of the KL, if there is one. 0: it is only watched."""
     reference: Literal["start", "base"] = "start"
     """"start": the weights that the run began with, a copy of those that are trained. "base": the denoiser without its
     adapter, no copy."""
