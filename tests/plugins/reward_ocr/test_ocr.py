@@ -202,7 +202,7 @@ def test_nothing_is_downloaded() -> None:
 def test_without_the_packages_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     found = engine.find_spec
     monkeypatch.setattr(engine, "find_spec", lambda name: None if name == "rapidocr" else found(name))
-    with pytest.raises(QiError, match=r"rapidocr not installed; wanted .*; pip install 'qi\[rewards\]'"):
+    with pytest.raises(QiError, match=r"rapidocr not installed; wanted .*; pip install 'qi\[ocr\]'"):
         Ocr().build(PLACE)
 
 
