@@ -43,10 +43,10 @@ def test_one_lineage_learns_words_a_weakness_and_its_cure(tmp_path: Path) -> Non
          *sets(f'init="{weak}"', UNSEEN, "train.steps=50", "optimizer.decay=20"))  # fmt: skip
     assert right(dpo)[-1] >= right(dpo)[0] + 0.1, "preferences mend it"
 
-    # GRPO takes twenty steps to show in so few strings; that it learns, the ring's tests show in seconds. Here: that the
-    # recipe does what it says, on the model that it is for.
+    # GRPO takes some twenty steps to show in so few strings; that it learns, the ring's tests show in seconds. Here:
+    # that the recipe does what it says, on the model that it is for.
     here("run", "recipes/grpo.toml", "--folder", grpo,
-         *sets(f'init="{weak}"', UNSEEN, "train.steps=4", "optimizer.warmup=1", "optimizer.decay=1"))  # fmt: skip
+         *sets(f'init="{weak}"', UNSEEN, "train.steps=4", "optimizer.warmup=3", "optimizer.decay=1"))  # fmt: skip
     lines = (grpo / "log.jsonl").read_text(encoding="utf-8").splitlines()
     told = [record["parts"] for record in map(json.loads, lines) if record["event"] == "step"]
     assert [step["ratio"] for step in told] == [1.0] * 4, (
@@ -54,4 +54,3 @@ def test_one_lineage_learns_words_a_weakness_and_its_cure(tmp_path: Path) -> Non
     )
     assert all(0.3 < step["rollout/reward"] < 1 and step["rollout/ties"] < 0.5 for step in told)
     assert told[0]["kl"] == 0 < told[-1]["kl"]
-    assert abs(right(grpo)[-1] - right(grpo)[0]) < 0.2, "four steps break nothing"
