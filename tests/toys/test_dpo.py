@@ -10,9 +10,11 @@ import pytest
 import torch
 from attrs import evolve, frozen
 
-from qi_core import DenoiserModule, Dice, Loss, Models, Pairs, flow
+from qi_core import DenoiserModule, Dice, Models, Pairs, flow
 from qi_plugins.objective_dpo.dpo import Dpo
 from qi_plugins.objective_dpo.noised import Noised
+from qi_plugins.sampler_flow.samplers import Euler
+from qi_plugins.source_rollouts.component import RankedRollouts
 from support import ring
 
 USUAL = Dpo(beta=1.0, sft=0.35)  # two values a point: a small beta, and an anchor against displacement
@@ -78,3 +80,36 @@ def _errors(denoiser: DenoiserModule, pairs: Noised) -> torch.Tensor:
 def test_a_known_mistake_misses_a_bar(tmp_path: Path, wrong: type[Dpo]) -> None:
     reward, on_data, _ = learned(tmp_path, wrong(beta=USUAL.beta, sft=USUAL.sft))
     assert reward < REWARD or on_data < ON_DATA, (reward, on_data)
+
+
+# Online: the best and the worst of four points that the model has just drawn, and a reference that follows it.
+
+ONLINE_REWARD, ONLINE_ON_DATA = 0.85, 0.8
+"""Both must be reached."""
+
+
+def learned_online(folder: Path, every: int, steps: int) -> tuple[float, float, Any]:
+    """(reward, share on the data, what was told) with a reference that is refreshed every so many updates."""
+    source = RankedRollouts(
+        prompts=ring.Asked(), sampler=Euler(steps=25, shift="none"), rewards=(ring.JUDGED,), groups=224, group=4,
+        chunk=1024,
+    ).build(ring.place(folder), 1)  # fmt: skip
+    objective = Dpo(beta=25.0, sft=1.25, reference="refreshed", every=every)
+    model, told = ring.train(objective, source, folder, steps=steps, batch=224, lr=2e-3)
+    return *ring.measure(model), told
+
+
+@pytest.mark.slow
+def test_pairs_that_the_model_draws_itself_lead_further(tmp_path: Path) -> None:
+    reward, on_data, told = learned_online(tmp_path, every=60, steps=300)
+    assert reward >= ONLINE_REWARD
+    assert on_data >= ONLINE_ON_DATA
+    for step in range(0, 300, 60):
+        assert told[step]["margin"] == 0, "a refreshed reference is the model again, bit for bit"
+        assert told[step + 1]["margin"] != 0
+
+
+@pytest.mark.slow
+def test_a_reference_that_follows_too_closely_holds_nothing(tmp_path: Path) -> None:
+    _, on_data, _ = learned_online(tmp_path, every=5, steps=150)
+    assert on_data < ONLINE_ON_DATA
