@@ -32,7 +32,8 @@ from qi_core import (
 from qi_core.flow import Guided
 from qi_plugins.mmdit.architecture import Architecture
 from qi_plugins.mmdit.component import MMDiT
-from qi_plugins.objective_grpo.grpo import REFERENCE, Grpo
+from qi_plugins.objective_grpo.grpo import Grpo
+from qi_plugins.objective_grpo.names import REFERENCE
 from qi_plugins.optimizer_adamw.component import AdamW
 from qi_plugins.sampler_sde.samplers import ExactSde
 from qi_plugins.source_rollouts.recorder import Recorder

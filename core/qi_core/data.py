@@ -7,7 +7,8 @@ frame. Pictures of different sizes stand in one batch as packed sequences: nothi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, Self, TypeAlias, runtime_checkable
 
 from attrs import Factory, evolve, field, frozen
@@ -42,7 +43,7 @@ class Latents:
     def __len__(self) -> int:
         return len(self.grids)
 
-    @property
+    @cached_property
     def lengths(self) -> tuple[int, ...]:
         """Tokens of each sample."""
         return tuple(grid_tokens(grid) for grid in self.grids)
@@ -179,8 +180,9 @@ class Batch(Protocol):
         ...
 
 
-def _all_slots(batch: Samples | Pairs) -> tuple[int, ...]:
-    return tuple(range(len(batch.items)))
+def all_slots(batch: Sized) -> tuple[int, ...]:
+    """The places of a batch that is the whole of its step's."""
+    return tuple(range(len(batch)))
 
 
 def pieces(count: int, parts: int) -> list[slice]:
@@ -198,7 +200,7 @@ class Samples:
     """
 
     items: tuple[Sample, ...]
-    slots: tuple[int, ...] = field(default=Factory(_all_slots, takes_self=True))
+    slots: tuple[int, ...] = field(default=Factory(all_slots, takes_self=True))
 
     def __len__(self) -> int:
         return len(self.items)
@@ -258,7 +260,7 @@ class Pairs:
     """A batch of preferences, with the place of each in the global batch of its step."""
 
     items: tuple[Pair, ...]
-    slots: tuple[int, ...] = field(default=Factory(_all_slots, takes_self=True))
+    slots: tuple[int, ...] = field(default=Factory(all_slots, takes_self=True))
 
     def __len__(self) -> int:
         return len(self.items)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from attrs import Factory, field, frozen
 
-from qi_core.data import Condition, Latents, pieces
+from qi_core.data import Condition, Latents, all_slots, pieces
 from qi_core.settings import Guidance
 
 if TYPE_CHECKING:
@@ -56,10 +56,6 @@ class Rollout:
     advantage: float
 
 
-def _all_slots(batch: Rollouts) -> tuple[int, ...]:
-    return tuple(range(len(batch.items)))
-
-
 @frozen(kw_only=True, eq=False)
 class Rollouts:
     """What one update learns from. It may be empty: then nothing was to be learned (every group had equal rewards)."""
@@ -73,7 +69,7 @@ class Rollouts:
     """Whether the weights are still those that drew them: then the ratio of new to old policy is 1."""
     figures: Mapping[str, float] = field(factory=dict)
     """Of the whole rollout that this is a part of, to log: rewards, groups dropped, ..."""
-    slots: tuple[int, ...] = field(default=Factory(_all_slots, takes_self=True))
+    slots: tuple[int, ...] = field(default=Factory(all_slots, takes_self=True))
 
     def __len__(self) -> int:
         return len(self.items)

@@ -10,6 +10,10 @@ Box = tuple[float, float, float, float]
 """(left, top, right, bottom) in pixels, as Pillow has it."""
 
 
+PILLOWS_OWN_LIMIT = 89_478_485
+"""Pixels of a picture beyond which Pillow warns of a bomb."""
+
+
 class Size(NamedTuple):
     """Pixels."""
 
@@ -28,6 +32,14 @@ def parse_ratio(text: str) -> float:
     if not (colon and width.isdigit() and height.isdigit() and int(width) and int(height)):
         raise ValueError(f"{text!r} is no ratio; write width:height in whole numbers, such as '16:9'")
     return int(width) / int(height)
+
+
+def some_ratios(_: object, __: object, value: tuple[str, ...]) -> None:
+    """Validator of a field of ratios such as ``16:9``: one at least."""
+    if not value:
+        raise ValueError("no ratio given; give at least one, such as '1:1'")
+    for text in value:
+        parse_ratio(text)
 
 
 def bucket(area: int, ratio: float, multiple: int) -> Size:

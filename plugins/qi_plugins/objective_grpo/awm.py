@@ -9,12 +9,13 @@ from attrs import field, frozen, validators
 
 from qi_core import Average, Fixed, Loss, Rollouts, Rule, Shift
 from qi_core.settings import above_zero
-from qi_plugins.objective_grpo.nft import OLD, REFERENCE, Prepared, reference_of
+from qi_plugins.objective_grpo.names import OLD, REFERENCE
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from qi_core import DenoiserModule, Dice, Models
+    from qi_plugins.objective_grpo.forward import Prepared
 
 
 @frozen(kw_only=True)
@@ -56,13 +57,11 @@ class Awm:
 
     def prepare(self, batch: Rollouts, models: Models, dice: Dice) -> Prepared:
         """Noised pictures, and what the old policy and the reference say of them."""
-        from qi_plugins.objective_grpo.forward import noised
+        from qi_plugins.objective_grpo.forward import prepared
 
-        device = models.strategy.device
-        noise = noised(batch, dice, device, draws=self.draws, times=self.times, shift=self.shift)
-        with models.as_of(OLD) as before:
-            old = noise.points.velocity(before)
-        return Prepared(batch=batch, noised=noise, old=old, reference=reference_of(self.reference, noise, models))
+        return prepared(
+            batch, models, dice, draws=self.draws, times=self.times, shift=self.shift, reference=self.reference
+        )
 
     def loss(self, denoiser: DenoiserModule, prepared: Prepared, dice: Dice) -> Loss:
         """-min(r A, clip(r) A) + beta |v - v_ref|^2 + beta_old |v - v_old|^2, with r = exp(log p - log p_old)."""

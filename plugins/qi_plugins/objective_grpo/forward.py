@@ -8,7 +8,8 @@ import torch
 from attrs import frozen
 from torch import Tensor
 
-from qi_core import Dice, Guidance, Latents, Rollouts, Shift, flow
+from qi_core import Dice, Guidance, Latents, Models, Rollouts, Shift, flow
+from qi_plugins.objective_grpo.names import OLD, REFERENCE
 from qi_plugins.objective_grpo.replay import Points, points
 
 
@@ -60,3 +61,36 @@ def noised(
         target=flow.velocity_target(data.tokens, noise),
         draws=draws,
     )
+
+
+@frozen(kw_only=True, eq=False)
+class Prepared:
+    """What the losses of nft and awm work on."""
+
+    batch: Rollouts
+    noised: Noised
+    old: Tensor
+    """(N, D) the old policy's velocity."""
+    reference: Tensor | None
+    """(N, D) the reference's."""
+
+
+def prepared(
+    batch: Rollouts,
+    models: Models,
+    dice: Dice,
+    *,
+    draws: int,
+    times: Literal["uniform", "logit-normal"],
+    shift: Shift,
+    reference: Literal["start", "base", "none"],
+) -> Prepared:
+    """Noised pictures, and what the old policy and the reference, if there is one, say of them."""
+    noise = noised(batch, dice, models.strategy.device, draws=draws, times=times, shift=shift)
+    with models.as_of(OLD) as before:
+        old = noise.points.velocity(before)
+    told = None
+    if reference != "none":
+        with models.as_of(REFERENCE if reference == "start" else reference) as before:
+            told = noise.points.velocity(before)
+    return Prepared(batch=batch, noised=noise, old=old, reference=told)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from attrs import field, frozen, validators
 
 from qi_core import Fixed, Loss, QiError, Rollouts, Rule
+from qi_plugins.objective_grpo.names import REFERENCE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from qi_core import DenoiserModule, Dice, Latents, Models
     from qi_plugins.objective_grpo.pieces import Bounds
     from qi_plugins.objective_grpo.replay import Points, Replay
-
-REFERENCE = "reference"
-"""Name of the shadow."""
 
 
 @frozen(kw_only=True)

@@ -9,15 +9,14 @@ from attrs import field, frozen, validators
 
 from qi_core import Fixed, Loss, Ramp, Rollouts, Rule, Shift
 from qi_core.settings import above_zero
+from qi_plugins.objective_grpo.names import OLD, REFERENCE
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from qi_core import DenoiserModule, Dice, Models
-    from qi_plugins.objective_grpo.forward import Noised
+    from qi_plugins.objective_grpo.forward import Noised, Prepared
 
-OLD, REFERENCE = "old", "reference"
-"""Names of shadows."""
 LEAST = 1e-5
 """An error is never divided by less."""
 
@@ -60,13 +59,11 @@ class Nft:
 
     def prepare(self, batch: Rollouts, models: Models, dice: Dice) -> Prepared:
         """Noised pictures, and what the old policy and the reference say of them."""
-        from qi_plugins.objective_grpo.forward import noised
+        from qi_plugins.objective_grpo.forward import prepared
 
-        device = models.strategy.device
-        noise = noised(batch, dice, device, draws=self.draws, times=self.times, shift=self.shift)
-        with models.as_of(OLD) as before:
-            old = noise.points.velocity(before)
-        return Prepared(batch=batch, noised=noise, old=old, reference=reference_of(self.reference, noise, models))
+        return prepared(
+            batch, models, dice, draws=self.draws, times=self.times, shift=self.shift, reference=self.reference
+        )
 
     def loss(self, denoiser: DenoiserModule, prepared: Prepared, dice: Dice) -> Loss:
         """Algorithm 1 with the self-normalised error of x_0.
@@ -107,23 +104,3 @@ class Nft:
         apart = flow.data_estimate(noise.x.tokens, velocity, time) - noise.data
         size = noise.x.sample_mean(apart.detach().abs()).clamp(min=LEAST)
         return noise.x.sample_mean(apart.square()) / size
-
-
-@frozen(kw_only=True, eq=False)
-class Prepared:
-    """What the loss works on."""
-
-    batch: Rollouts
-    noised: Noised
-    old: Tensor
-    """(N, D) the old policy's velocity."""
-    reference: Tensor | None
-    """(N, D) the reference's."""
-
-
-def reference_of(name: Literal["start", "base", "none"], noise: Noised, models: Models) -> Tensor | None:
-    """(N, D) the velocity of the reference, if there is one."""
-    if name == "none":
-        return None
-    with models.as_of(REFERENCE if name == "start" else name) as before:
-        return noise.points.velocity(before)

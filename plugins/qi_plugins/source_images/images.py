@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from attrs import Attribute, field, frozen, validators
+from attrs import field, frozen, validators
 
 from qi_core.data import Samples
 from qi_core.errors import QiError
 from qi_core.place import Place
+from qi_core.sizes import PILLOWS_OWN_LIMIT, some_ratios
 
 if TYPE_CHECKING:
     from qi_core.skipped import Skipped
@@ -16,17 +17,6 @@ if TYPE_CHECKING:
     from qi_plugins.source_images.entry import Entry
     from qi_plugins.source_images.find import Found
     from qi_plugins.source_images.fit import Fit
-
-_PILLOWS_OWN_LIMIT = 89_478_485
-
-
-def _ratios(_: object, __: Attribute[Any], value: tuple[str, ...]) -> None:
-    from qi_core.sizes import parse_ratio
-
-    if not value:
-        raise ValueError("no ratio given; give at least one, such as '1:1'")
-    for text in value:
-        parse_ratio(text)
 
 
 @frozen(kw_only=True)
@@ -42,7 +32,7 @@ class Images:
     side: int = field(default=256, validator=validators.gt(0))
     """Area of the pictures, told as the side of a square in pixels: 256 means about 256*256, whatever the shape."""
     ratios: tuple[str, ...] = field(
-        default=("1:1", "2:3", "3:2", "3:4", "4:3", "9:16", "16:9", "1:3", "3:1"), validator=_ratios
+        default=("1:1", "2:3", "3:2", "3:4", "4:3", "9:16", "16:9", "1:3", "3:1"), validator=some_ratios
     )
     """Shapes, width:height. A picture goes to the nearest one: scaled until it covers it, then cropped."""
     crop: Literal["center", "random"] = "center"
@@ -70,7 +60,7 @@ class Images:
     went)."""
     workers: int = field(default=4, validator=validators.gt(0))
     """Threads that decode. Has no effect on what is drawn."""
-    max_pixels: int = field(default=64_000_000, validator=[validators.gt(0), validators.le(_PILLOWS_OWN_LIMIT)])
+    max_pixels: int = field(default=64_000_000, validator=[validators.gt(0), validators.le(PILLOWS_OWN_LIMIT)])
     """A picture that claims more is skipped before anything of it is decoded."""
     max_file: int = field(default=256 * 2**20, validator=validators.gt(0))
     """Bytes of a picture's file; a larger one is skipped."""
