@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLTextModel
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
-from transformers.utils import logging
 
 from qi_core.errors import QiError
+from qi_core.pretrained import in_one_line, no_progress_bar
 
 # Released files say model.layers.* and visual.*; transformers 5 holds model.language_model.* and model.visual.*.
 _LANGUAGE = {r"^model\.language_model\.": "", r"^language_model\.": "", r"^model\.(?!visual\.)": ""}
 _VISION = {r"^model\.visual\.": "", r"^visual\.": ""}
+
+AGAIN = "download the checkpoint again"
 
 
 class _Language(Qwen2_5_VLTextModel):  # type: ignore[misc]
@@ -33,7 +31,7 @@ class _Vision(Qwen2_5_VisionTransformerPretrainedModel):  # type: ignore[misc]
 
 def read_config(folder: Path) -> Any:
     """The checkpoint's Qwen2_5_VLConfig."""
-    with _told(folder, "the config.json of a Qwen2.5-VL model"):
+    with in_one_line(str(folder), "the config.json of a Qwen2.5-VL model", AGAIN):
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     if not isinstance(config, Qwen2_5_VLConfig):
         raise QiError(
@@ -45,7 +43,7 @@ def read_config(folder: Path) -> Any:
 
 def read_tokenizer(folder: Path) -> Any:
     """The tokenizer."""
-    with _told(folder, "the tokenizer of Qwen2.5-VL"):
+    with in_one_line(str(folder), "the tokenizer of Qwen2.5-VL", AGAIN):
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
@@ -67,7 +65,7 @@ def identity(folder: Path, dtype: torch.dtype) -> bytes:
 
 def _read(model: Any, folder: Path, config: Any, names: dict[str, str], dtype: torch.dtype) -> nn.Module:
     """Strictly: a checkpoint with a tensor missing, left over or misshapen would otherwise run on random weights."""
-    with _told(folder, "the safetensors weights of Qwen2.5-VL"), _no_progress_bar():
+    with in_one_line(str(folder), "the safetensors weights of Qwen2.5-VL", AGAIN), no_progress_bar():
         network, found = model.from_pretrained(
             folder,
             config=config,
@@ -93,25 +91,3 @@ def _read(model: Any, folder: Path, config: Any, names: dict[str, str], dtype: t
         )
     assert isinstance(network, nn.Module)
     return network.eval().requires_grad_(False)
-
-
-@contextmanager
-def _told(folder: Path, wanted: str) -> Iterator[None]:
-    """What transformers raises for a bad file, as one line that names the folder."""
-    try:
-        yield
-    except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise QiError(f"{folder}: {reason}; wanted {wanted}; download the checkpoint again") from error
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """The run has its own progress line."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

@@ -5,23 +5,22 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer
-from transformers.utils import logging
 
 from qi_core import Candidate, QiError, Scores
+from qi_core.pretrained import in_one_line, no_progress_bar
 
 if TYPE_CHECKING:
     from qi_core import Place
     from qi_plugins.reward_clip.component import ClipSimilarity
+
+AGAIN = "get the checkpoint again"
 
 
 class Towers:
@@ -93,11 +92,12 @@ def read_model(folder: Path, dtype: torch.dtype) -> Any:
     from transformers import CLIPModel, SiglipModel
 
     models = {"clip": CLIPModel, "siglip": SiglipModel}
-    with _told(folder, "a CLIP or SigLIP model in transformers' layout, with safetensors weights"):
+    wanted = "a CLIP or SigLIP model in transformers' layout, with safetensors weights"
+    with in_one_line(f"reward: {folder}", wanted, AGAIN):
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         if config.model_type not in models:
             raise ValueError(f"model_type is {config.model_type!r}")
-        with _no_progress_bar():
+        with no_progress_bar():
             model, found = models[config.model_type].from_pretrained(
                 folder,
                 config=config,
@@ -120,7 +120,11 @@ def read_processors(folder: Path, model_type: str) -> tuple[Any, Any]:
     from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
 
     pictures = CLIPImageProcessorPil if model_type == "clip" else SiglipImageProcessorPil
-    with _told(folder, f"preprocessor_config.json and the tokenizer of a {model_type} model (set processor)"):
+    with in_one_line(
+        f"reward: {folder}",
+        f"preprocessor_config.json and the tokenizer of a {model_type} model (set processor)",
+        AGAIN,
+    ):
         return (
             pictures.from_pretrained(folder, local_files_only=True),
             AutoTokenizer.from_pretrained(folder, local_files_only=True),
@@ -137,25 +141,3 @@ def _folder(key: str, path: Path) -> Path:
 def _batches(candidates: Sequence[Candidate], size: int) -> Iterator[Sequence[Candidate]]:
     for start in range(0, len(candidates), size):
         yield candidates[start : start + size]
-
-
-@contextmanager
-def _told(folder: Path, wanted: str) -> Iterator[None]:
-    """What transformers raises for a bad file, as one line that names the folder."""
-    try:
-        yield
-    except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise QiError(f"reward: {folder}: {reason}; wanted {wanted}; get the checkpoint again") from error
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """The run has its own progress line."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
