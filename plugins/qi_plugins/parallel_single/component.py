@@ -10,6 +10,7 @@ from qi_core.weights import NO_FLOAT16
 
 if TYPE_CHECKING:
     from qi_core import Strategy
+    from qi_core.planning import Layout
 
 
 def _not_fp16(instance: object, attribute: Attribute[str], value: str) -> None:
@@ -36,3 +37,15 @@ class Single:
         from qi_plugins.parallel_single.strategy import LiveSingle
 
         return LiveSingle(self)
+
+    def layout(self, ranks: int) -> Layout:
+        """See ``qi_core.planning.Laid``. Raises QiError for more than one rank."""
+        from qi_core import QiError
+        from qi_core.planning import Layout
+
+        if ranks != 1:
+            raise QiError(
+                f'parallel.name: "single" is one process, but {ranks} ranks were asked for; choose "fsdp" or "megatron"'
+            )
+        bf16 = self.precision != "fp32" and (self.device != "cpu" or self.precision == "bf16")
+        return Layout(replicas=1, frozen_bytes=2 if bf16 else 4, product_bytes=2 if bf16 else 4, copied=bf16)
