@@ -6,7 +6,7 @@ Numbers are of one rank and of one *micro-batch*, what it computes between two c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
 from attrs import field, frozen, validators
@@ -14,7 +14,7 @@ from attrs import field, frozen, validators
 from qi_core.errors import QiError
 
 if TYPE_CHECKING:
-    from qi_core.denoiser import Split
+    from qi_core.denoiser import DenoiserModule
 
 Kind: TypeAlias = Literal["all-gather", "reduce-scatter", "all-reduce"]
 _POSITIVE = validators.gt(0)
@@ -76,6 +76,8 @@ class Layout:
     shadow_bytes: int = field(default=4, validator=_POSITIVE)
     product_bytes: int = field(default=2, validator=_POSITIVE)
     """A value of an activation: what matrix products compute in."""
+    norm_bytes: int = field(default=4, validator=_POSITIVE)
+    """A value as norms get it: 4 under autocast, which computes them in fp32; 2 where the whole model is bf16."""
 
     copied: bool = False
     """Autocast keeps a copy of every weight in ``product_bytes`` from the forward to the end of the backward pass."""
@@ -93,6 +95,7 @@ class Layout:
 
     @property
     def ranks(self) -> int:
+        """All of them."""
         return self.replicas * self.tensor
 
 
@@ -126,15 +129,16 @@ class Tokens:
 
 
 class Costs(Protocol):
-    """What a denoiser of one architecture costs. ``tensor``, ``sequence``: as in ``Layout``; figures are a rank's."""
+    """What a denoiser of one architecture costs. Figures are a rank's, for the ``tensor``, ``sequence`` and bytes of
+    its layout."""
 
-    heads: int
-    """A tensor-parallel degree must divide it."""
-    blocks: int
+    @property
+    def heads(self) -> int:
+        """A tensor-parallel degree must divide it."""
+        ...
 
-    def weights(self) -> Mapping[str, tuple[tuple[int, ...], Split, bool]]:
-        """Of every parameter: shape, how it is divided, and whether it is trained in full training. Nothing is
-        allocated."""
+    def network(self) -> DenoiserModule:
+        """The network on the meta device: names, shapes and what is trained, and no memory."""
         ...
 
     def flops(self, samples: Sequence[Tokens], tensor: int = 1) -> int:
@@ -146,14 +150,13 @@ class Costs(Protocol):
         """Operations computed again in the backward pass, by activation checkpointing."""
         ...
 
-    def activations(
-        self, samples: Sequence[Tokens], *, itemsize: int, tensor: int = 1, sequence: bool = False
-    ) -> tuple[int, int]:
-        """Bytes that are kept for the backward pass when the forward pass ends, and the most that is beside them for
-        a while (the block that is computed again, gradients of activations)."""
+    def activations(self, samples: Sequence[Tokens], layout: Layout, network: DenoiserModule) -> tuple[int, int]:
+        """Bytes kept for the backward pass when the forward pass ends, and the most that is needed beside them for a
+        while (a block computed again, gradients of activations). ``network``: as it will be trained, adapter and all,
+        for what is frozen keeps less."""
         ...
 
-    def exchange(self, samples: Sequence[Tokens], *, itemsize: int, tensor: int, sequence: bool = False) -> int:
+    def exchange(self, samples: Sequence[Tokens], layout: Layout) -> int:
         """Bytes that a rank of a ring sends within its tensor-parallel group, forward and backward."""
         ...
 
