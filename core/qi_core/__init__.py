@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from qi_core.optimizer import OptimizerComponent as OptimizerComponent
     from qi_core.parallel import ParallelComponent as ParallelComponent
     from qi_core.parallel import Strategy as Strategy
+    from qi_core.parallel import Team as Team
     from qi_core.place import Closing as Closing
     from qi_core.place import Component as Component
     from qi_core.place import Place as Place
@@ -72,6 +73,10 @@ if TYPE_CHECKING:
     from qi_core.shadow import Rule as Rule
     from qi_core.shadow import Shadow as Shadow
     from qi_core.shadow import Shadowed as Shadowed
+    from qi_core.shards import Held as Held
+    from qi_core.shards import Part as Part
+    from qi_core.shards import Whole as Whole
+    from qi_core.shards import fill as fill
     from qi_core.source import OnPolicy as OnPolicy
     from qi_core.source import Source as Source
     from qi_core.source import SourceComponent as SourceComponent
@@ -103,13 +108,14 @@ _HOME = {
     "models": ("Models",),
     "objective": ("Loss", "Mean", "Objective"),
     "optimizer": ("Optimizer", "OptimizerComponent"),
-    "parallel": ("ParallelComponent", "Strategy"),
+    "parallel": ("ParallelComponent", "Strategy", "Team"),
     "place": ("Closing", "Component", "Place"),
     "reward": ("Candidate", "Reward", "RewardComponent", "Scores", "Weighted"),
     "rollouts": ("NoisyStep", "Rollout", "Rollouts"),
     "sampler": ("Record", "Sampler", "Step", "StochasticSampler", "Transition"),
     "settings": ("Guidance", "Preview", "Shift", "Train"),
     "shadow": ("Average", "Fixed", "Ramp", "Refreshed", "Rule", "Shadow", "Shadowed"),
+    "shards": ("Held", "Part", "Whole", "fill"),
     "source": ("OnPolicy", "Source", "SourceComponent"),
     "stochastic": ("Window",),
     "store": ("Checkpoint", "Store", "StoreComponent"),

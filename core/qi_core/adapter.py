@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from qi_core.denoiser import DenoiserModule
+    from qi_core.denoiser import DenoiserModule, Sharding
     from qi_core.place import Place
 
 
@@ -21,6 +21,10 @@ class Adapter(Protocol):
     def off(self) -> AbstractContextManager[None]:
         """The denoiser computes as if the adapter were not there, inside. Not between a forward and its backward: with
         activation checkpointing the backward pass would compute another network's activations."""
+        ...
+
+    def sharding(self, of_model: Sharding) -> Sharding:
+        """How the weights of the adapted denoiser may be divided: the model's own as before, and the adapter's."""
         ...
 
     def notes(self) -> Sequence[str]:

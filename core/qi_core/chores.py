@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from qi_core import checkpoint
+from qi_core.dealing import deal, over_replicas
 from qi_core.dice import Dice
 from qi_core.encoder import Encoders
 from qi_core.errors import QiError
 from qi_core.evaluation import Validation
-from qi_core.objective import Loss
+from qi_core.objective import Loss, Mean
 from qi_core.run import Run
 from qi_core.settings import Preview
 from qi_core.tracker import Change, Evaluated, Picture, Saved
@@ -30,22 +31,26 @@ def changes(run: Run) -> None:
         run.change(run, change.setting)()
         if change.step == run.step:  # what took effect before the run was stopped has been told
             run.tell(change)
-    for request in run.channel.requests():
-        change = Change(step=run.step, setting=request.setting)
+    requests = list(run.channel.requests()) if run.main else []
+    for number, setting in enumerate(run.strategy.team.send([request.setting for request in requests])):
+        change = Change(step=run.step, setting=setting)
         try:
-            take_effect = run.change(run, change.setting)
-            run.ledger.append(change)
+            take_effect = run.change(run, setting)
+            if run.main:
+                run.ledger.append(change)
         except QiError as error:
-            request.answer(str(error), None)
+            if run.main:
+                requests[number].answer(str(error), None)
             continue
         take_effect()
-        request.answer("taken", run.step)
+        if run.main:
+            requests[number].answer("taken", run.step)
         run.tell(change)
 
 
 def save(run: Run, last: bool) -> None:
     """A checkpoint, if it is due."""
-    if not due(run.train.save_every, run.step, last) or not run.strategy.main:
+    if not due(run.train.save_every, run.step, last):
         return
     began = time.perf_counter()
     path = run.store.save(checkpoint.take(run))
@@ -95,10 +100,14 @@ def objective_loss(run: Run, batch: Any, dice: Dice) -> Loss:
     training = run.model.training
     run.model.eval()
     try:
+        ((mine, share),) = deal(batch, run.strategy.replicas, run.strategy.replica, 1)
         with run.strategy.autocast():
-            return run.objective.loss(run.model, run.objective.prepare(batch, run.models, dice), dice)
+            loss = run.objective.loss(run.model, run.objective.prepare(mine, run.models, dice), dice)
     finally:
         run.model.train(training)
+    parts = loss.parts if share else {name: Mean(0 * m.total, 0 * m.count) for name, m in loss.parts.items()}
+    value, whole = over_replicas(run.strategy, loss.value * share, parts)
+    return Loss(value=value, parts=whole)
 
 
 def refuse_validation(run: Run) -> None:

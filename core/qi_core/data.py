@@ -175,6 +175,15 @@ class Batch(Protocol):
 
     def __len__(self) -> int: ...
 
+    @property
+    def costs(self) -> Sequence[int]:
+        """About how much work each sample is, in proportion: replicas get equally much."""
+        ...
+
+    def pick(self, which: Sequence[int]) -> Self:
+        """Some of its samples, in that order."""
+        ...
+
     def split(self, parts: int) -> Sequence[Self]:
         """At most ``parts`` micro-batches, in order, together the whole batch."""
         ...
@@ -186,9 +195,9 @@ def all_slots(batch: Sized) -> tuple[int, ...]:
 
 
 def pieces(count: int, parts: int) -> list[slice]:
-    """At most ``parts`` stretches of about equal length that cover ``count`` items; none where there are no items."""
-    size = max(-(-count // parts), 1)
-    return [slice(start, start + size) for start in range(0, count, size)]
+    """``parts`` stretches of about equal length that cover ``count`` items, but none without an item."""
+    parts = min(count, parts)
+    return [slice(i * count // parts, (i + 1) * count // parts) for i in range(parts)]
 
 
 @frozen(kw_only=True, eq=False)
@@ -207,6 +216,14 @@ class Samples:
 
     def __iter__(self) -> Iterator[Sample]:
         return iter(self.items)
+
+    @property
+    def costs(self) -> tuple[int, ...]:
+        """Pixels."""
+        return tuple(sum(image[0].numel() for image in (item.image, *item.references)) for item in self.items)
+
+    def pick(self, which: Sequence[int]) -> Samples:
+        return Samples(items=tuple(self.items[i] for i in which), slots=tuple(self.slots[i] for i in which))
 
     def split(self, parts: int) -> list[Samples]:
         return [Samples(items=self.items[own], slots=self.slots[own]) for own in pieces(len(self.items), parts)]
@@ -255,6 +272,10 @@ class Pair:
     """Errors of a reference model that were computed beforehand."""
 
 
+def _values(picture: Tensor | Latents) -> Tensor:
+    return picture.tokens if isinstance(picture, Latents) else picture
+
+
 @frozen(kw_only=True, eq=False)
 class Pairs:
     """A batch of preferences, with the place of each in the global batch of its step."""
@@ -267,6 +288,17 @@ class Pairs:
 
     def __iter__(self) -> Iterator[Pair]:
         return iter(self.items)
+
+    @property
+    def costs(self) -> tuple[int, ...]:
+        """Values of their pictures."""
+        return tuple(
+            sum(image.numel() for image in (_values(pair.winner), _values(pair.loser), *pair.references))
+            for pair in self.items
+        )
+
+    def pick(self, which: Sequence[int]) -> Pairs:
+        return Pairs(items=tuple(self.items[i] for i in which), slots=tuple(self.slots[i] for i in which))
 
     def split(self, parts: int) -> list[Pairs]:
         return [Pairs(items=self.items[own], slots=self.slots[own]) for own in pieces(len(self.items), parts)]

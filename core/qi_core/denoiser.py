@@ -13,21 +13,27 @@ if TYPE_CHECKING:
     from qi_core.data import Condition, Latents
     from qi_core.place import Place
 
-Split: TypeAlias = Literal["rows", "columns", "heads", "replicated"]
+Split: TypeAlias = Literal["rows", "columns", "heads", "gathered", "partial", "replicated"]
 
 
 @frozen(kw_only=True)
 class Sharding:
     """How the weights of a denoiser may be divided over tensor-parallel ranks.
 
-    ``rows``: the input features are divided (the outputs are summed). ``columns``: the output features are divided.
-    ``heads``: columns, but only in whole attention heads. ``replicated``: every rank holds it all.
+    ``rows``: the input features are divided; outputs are summed, then comes the bias. ``columns``: the output features
+    are divided, and stay so until they meet ``rows``. ``heads``: columns, but only in whole attention heads.
+    ``gathered``: the output features are divided; outputs are put together at once, gradients of the input summed.
+    ``partial``: every rank holds it all, and uses it on its own columns or heads: its gradients are summed.
+    ``replicated``: every rank holds it all and computes the same with it.
     """
 
     weights: Mapping[str, Split]
     """Parameter name (with ``*`` for any block) -> split. A parameter that no pattern names is replicated."""
     heads: int
     """Attention heads: the degree of parallelism must divide it."""
+    entries: tuple[str, ...] = ()
+    """Names (with ``*`` for any block) of modules that do nothing, through which tensors go from where every rank has
+    them all to ``columns`` and ``heads``: gradients are summed there, on their way back."""
     blocks: str
     """Name of the module list of repeated blocks (what a strategy wraps, compiles or checkpoints one by one)."""
 

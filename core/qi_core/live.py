@@ -53,6 +53,10 @@ class Channel:
         for leftover in self.folder.iterdir():
             leftover.unlink()
 
+    def waiting(self) -> bool:
+        """Whether something was asked since."""
+        return any(name.endswith(".set") for name in self._names())
+
     def requests(self) -> Iterator[Request]:
         """What was asked since the last call, oldest first."""
         for name in sorted(name for name in self._names() if name.endswith(".set")):

@@ -6,13 +6,14 @@ import math
 import signal
 import statistics
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import FrameType, TracebackType
 
 import torch
 
 from qi_core import chores
+from qi_core.dealing import deal, over_replicas
 from qi_core.dice import Dice
 from qi_core.errors import QiError
 from qi_core.feed import Feed
@@ -36,8 +37,8 @@ def train(run: Run) -> Ended:
     Raises QiError when nothing usable can be drawn, saved or learned.
     """
     began = time.perf_counter()
-    run.replay = run.ledger.read()
-    parameters = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
+    run.replay = run.strategy.team.send(run.ledger.read())
+    parameters = sum(math.prod(run.held.shape(name)) for name in run.held.trained)
     run.tell(
         Start(folder=run.folder, step=run.step, steps=run.train.steps, parameters=parameters, notes=tuple(run.notes))
     )
@@ -47,8 +48,8 @@ def train(run: Run) -> Ended:
         if run.step == 0 and run.train.evaluate_first:
             chores.evaluate(run, last=True)
             chores.preview(run, last=True)
-        bad = 0
-        while run.step < run.train.steps and not signals.name:
+        bad, stop = 0, ""
+        while run.step < run.train.steps and not stop:
             skipped = run.skipped_updates
             done = step(run, feed)
             bad = bad + 1 if run.skipped_updates > skipped else 0
@@ -58,16 +59,20 @@ def train(run: Run) -> Ended:
                     f"step {run.step}: {bad} updates in a row were left out, the last with a gradient norm of "
                     f"{done.grad_norm:.3g}; lower the learning rate, and go on from the last checkpoint"
                 )
-            chores.changes(run)
+            stop, heard = agree(run, signals)
+            if heard or run.replay:
+                chores.changes(run)
             last = run.step == run.train.steps
             chores.save(run, last)  # first, for an evaluation or a preview that fails ends the run
             chores.evaluate(run, last)
             chores.preview(run, last)
+            stop = stop or (signals.name if run.strategy.team.ranks == 1 else "")
         if run.saved != run.step:  # a signal ended the run between two saves
             chores.save(run, last=True)
+        run.store.wait()
     ended = Ended(
         step=run.step,
-        reason=signals.name or "done",
+        reason=stop or "done",
         seconds=time.perf_counter() - began,
         skipped=run.source.report(),  # after the feed's thread has ended: it counts too
         summary=summary(run),
@@ -82,33 +87,34 @@ def step(run: Run, feed: Feed) -> StepDone:
     dice, models = Dice(run.train.seed, run.step), run.models
     with watch("data"):
         ready = feed.next()
-        mine = run.strategy.split(ready.batch)
+        mine = deal(ready.batch, run.strategy.replicas, run.strategy.replica, run.train.accumulate)
     total = torch.zeros((), device=run.strategy.device)
     parts: dict[str, Mean] = {}
-    for micro in mine.split(run.train.accumulate):
-        share = len(micro) / len(mine)
+    for number, (micro, share) in enumerate(mine, 1):
         with run.strategy.autocast():
             with watch("encode"), torch.no_grad():
                 prepared = run.objective.prepare(micro, models, dice)
             with watch("forward"):
                 loss = run.objective.loss(run.model, prepared, dice)
         with watch("backward"):
-            run.strategy.backward(loss.value * share)
+            run.strategy.backward(loss.value * share, last=number == len(mine))
         total += loss.value.detach() * share
         for name, mean in loss.parts.items():
-            parts[name] = parts[name].merged(mean) if name in parts else mean
+            counted = mean if share else Mean(torch.zeros_like(mean.total), torch.zeros_like(mean.count))
+            parts[name] = parts[name].merged(counted) if name in parts else counted
     with watch("step"):
         norm = _update(run) if len(ready.batch) else 0.0  # rollouts may have nothing to teach: then nothing moves
     run.step += 1
     run.position = ready.position
+    loss_of_all, means = over_replicas(run.strategy, total, parts)
     return StepDone(
         step=run.step,
-        loss=total.item(),
+        loss=float(loss_of_all),
         lr=run.optimizer.rate(run.step - 1),
         grad_norm=norm,
         samples=len(ready.batch),
         seconds=watch.seconds,
-        parts=_means(run, parts) | (dict(run.source.figures()) if isinstance(run.source, OnPolicy) else {}),
+        parts=_shown(means) | (dict(run.source.figures()) if isinstance(run.source, OnPolicy) else {}),
     )
 
 
@@ -118,7 +124,7 @@ def _update(run: Run) -> float:
     norm = run.strategy.clip(run.model.parameters(), run.train.clip)
     if not math.isfinite(norm) or _is_spike(run, norm):
         run.skipped_updates += 1
-        run.model.zero_grad(set_to_none=True)
+        run.held.clear()
         return norm
     run.norms = [*run.norms, norm][-USUAL:] if run.train.spike else []
     run.optimizer.step(run.step)
@@ -132,12 +138,21 @@ def _is_spike(run: Run, norm: float) -> bool:
     return run.train.spike > 0 and usual > 0 and norm > run.train.spike * usual
 
 
-def _means(run: Run, parts: dict[str, Mean]) -> dict[str, float]:
-    """Over micro-batches and ranks; a part that no sample fell into is left out."""
-    if not parts:
+def _shown(means: Mapping[str, Mean]) -> dict[str, float]:
+    """Numbers; a part that no sample fell into is left out."""
+    if not means:
         return {}
-    means = run.strategy.mean(torch.stack([torch.stack([m.total, m.count]) for m in parts.values()])).tolist()
-    return {name: mean for name, mean in zip(parts, means, strict=True) if not math.isnan(mean)}
+    totals, counts = (torch.stack(each) for each in zip(*((m.total, m.count) for m in means.values()), strict=True))
+    shown = zip(means, (totals / counts).tolist(), strict=True)
+    return {name: mean for name, mean in shown if not math.isnan(mean)}
+
+
+def agree(run: Run, signals: Signals) -> tuple[str, bool]:
+    """The signal that some rank has got, and whether somebody asks for a change: the same on all ranks."""
+    waiting = run.main and run.channel.waiting()
+    told = torch.tensor([signals.name == "SIGTERM", signals.name == "SIGINT", waiting], dtype=torch.float32)
+    terminated, interrupted, heard = run.strategy.sum(told.to(run.strategy.device)).tolist()
+    return "SIGINT" if interrupted else "SIGTERM" if terminated else "", heard > 0
 
 
 def summary(run: Run) -> tuple[str, ...]:

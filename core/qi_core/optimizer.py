@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from qi_core.shards import Held
+
 
 class Optimizer(Protocol):
     """A live optimizer over the parameters of one model."""
@@ -24,11 +26,12 @@ class Optimizer(Protocol):
         ...
 
     def tensors(self) -> dict[str, Tensor]:
-        """Its state, flat, named ``<slot>/<parameter>`` (``exp_avg/img_in.weight``)."""
+        """Its state, flat, named ``<slot>/<parameter>`` (``exp_avg/img_in.weight``): each a number, or laid out as this
+        rank's piece of the parameter is."""
         ...
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Take a saved state. Raises QiError if a parameter's state is missing or misshapen."""
+        """Take a saved state, of whole tensors. Raises QiError if a parameter's state is missing or misshapen."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -39,6 +42,7 @@ class Optimizer(Protocol):
 class OptimizerComponent(Protocol):
     """The settings of an optimizer."""
 
-    def build(self, model: nn.Module, steps: int) -> Optimizer:
-        """``steps``: length of the run, for schedules that end."""
+    def build(self, model: nn.Module, steps: int, held: Held | None = None) -> Optimizer:
+        """``steps``: length of the run, for schedules that end. ``held``: how the model is divided over ranks, unless
+        every rank holds all of it."""
         ...

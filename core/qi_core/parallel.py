@@ -1,4 +1,8 @@
-"""Parallel strategies: where the model lives and how a step is carried out."""
+"""Parallel strategies: where the model lives and how a step is carried out.
+
+*Ranks* are the processes of a run. Those that compute one copy of the model together (tensor parallelism) are one
+*replica*; every replica takes its own part of each batch. Ranks of one replica are neighbours.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,32 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from qi_core.data import Batch
-    from qi_core.denoiser import DenoiserModule
+    from qi_core.denoiser import DenoiserModule, Sharding
+    from qi_core.shards import Held
 
-    AnyBatch = TypeVar("AnyBatch", bound=Batch)
+T = TypeVar("T")
+
+
+class Team(Protocol):
+    """The processes of a run. Every call is made by all of them, in the same order."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def ranks(self) -> int: ...
+
+    def gather(self, item: T) -> list[T]:
+        """What each rank gives, in the order of ranks, to all of them. For small things."""
+        ...
+
+    def send(self, item: T) -> T:
+        """What rank 0 gives, to all of them."""
+        ...
+
+    def apart(self) -> Team:
+        """The same processes on a line of their own, for another thread."""
+        ...
 
 
 class Strategy(Protocol):
@@ -28,32 +54,42 @@ class Strategy(Protocol):
         ...
 
     @property
-    def main(self) -> bool:
-        """Whether this process writes logs and checkpoints."""
+    def team(self) -> Team:
+        """All processes. Rank 0 writes logs and checkpoints."""
         ...
 
-    def place(self, model: DenoiserModule) -> DenoiserModule:
-        """The model where it will be trained, divided or compiled as the settings say."""
+    @property
+    def replica(self) -> int:
+        """Number of the replica that this rank belongs to."""
         ...
 
-    def split(self, batch: AnyBatch) -> AnyBatch:
-        """This rank's part of the global batch."""
+    @property
+    def replicas(self) -> int: ...
+
+    def place(self, model: DenoiserModule, sharding: Sharding | None = None) -> DenoiserModule:
+        """The model where it will be trained, divided or compiled as the settings say. All ranks give it with the same
+        weights. ``sharding``: how it may be divided, where an adapter makes it another than the model's own."""
+        ...
+
+    def held(self, model: DenoiserModule) -> Held:
+        """What this rank holds of a model that was placed."""
         ...
 
     def autocast(self) -> AbstractContextManager[None]:
         """Around every forward pass."""
         ...
 
-    def backward(self, loss: Tensor) -> None:
-        """Gradients of a scalar; added to what is there."""
+    def backward(self, loss: Tensor, *, last: bool = True) -> None:
+        """Gradients of a scalar; added to what is there, and summed over the replicas. ``last``: this was the update's
+        last micro-batch, so that sums over ranks may wait for it. Every replica calls it equally often."""
         ...
 
     def clip(self, parameters: Iterable[nn.Parameter], limit: float) -> float:
         """Scale gradients to at most ``limit`` (0: don't), over all ranks; the norm before."""
         ...
 
-    def mean(self, values: Tensor) -> Tensor:
-        """Sum over ranks of (K, 2) rows of (total, count), then (K,) means."""
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over replicas, the same on all ranks."""
         ...
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from attrs import Factory, field, frozen
+from attrs import Factory, evolve, field, frozen
 
 from qi_core.data import Condition, Latents, all_slots, pieces
 from qi_core.settings import Guidance
@@ -77,7 +77,15 @@ class Rollouts:
     def __iter__(self) -> Iterator[Rollout]:
         return iter(self.items)
 
-    def split(self, parts: int) -> Sequence[Rollouts]:
-        from attrs import evolve
+    @property
+    def costs(self) -> tuple[int, ...]:
+        """Tokens that the denoiser meets in one pass over the steps."""
+        return tuple(
+            (sum(item.latents.lengths) + sum(item.condition.lengths)) * max(len(item.steps), 1) for item in self.items
+        )
 
+    def pick(self, which: Sequence[int]) -> Rollouts:
+        return evolve(self, items=tuple(self.items[i] for i in which), slots=tuple(self.slots[i] for i in which))
+
+    def split(self, parts: int) -> Sequence[Rollouts]:
         return [evolve(self, items=self.items[own], slots=self.slots[own]) for own in pieces(len(self), parts)]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from qi_core.sampler import Sampler
     from qi_core.settings import Guidance, Preview, Train
     from qi_core.shadow import Shadow
+    from qi_core.shards import Held
     from qi_core.source import Source
     from qi_core.store import Store
     from qi_core.tracker import Tracker
@@ -60,6 +61,8 @@ class Run:
     optimizer: Optimizer
     strategy: Strategy
     store: Store
+    held: Held = field()
+    """What this rank holds of the model's tensors."""
     shadows: dict[str, Shadow] = field(factory=dict)
     """Copies that follow the weights: ``ema``, and what the objective asks for."""
     adapter: Adapter | None = None
@@ -82,13 +85,23 @@ class Run:
     """The last of each evaluation."""
     notes: list[str] = field(factory=list)
     channel: Channel = field(init=False)
+    """Read on rank 0 alone."""
     ledger: Ledger = field(init=False)
     replay: list[Change] = field(init=False, factory=list)
     """Changes in the ledger that have not come up yet."""
 
+    @held.default
+    def _placed(self) -> Held:
+        return self.strategy.held(self.model)
+
     def __attrs_post_init__(self) -> None:
         self.channel = Channel(self.folder)
         self.ledger = Ledger(self.folder)
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes: logs, pictures, what was changed."""
+        return self.strategy.team.rank == 0
 
     @property
     def models(self) -> Models:
@@ -102,7 +115,7 @@ class Run:
         )
 
     def tell(self, event: Start | StepDone | Evaluated | Change | Saved | Ended) -> None:
-        """Tell every tracker."""
+        """Tell every tracker (they are on rank 0 alone)."""
         for tracker in self.trackers:
             tracker.tell(event)
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from attrs import frozen
 
+from qi_core.shards import Held, Whole, fill
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -75,15 +77,13 @@ class Shadowed(Protocol):
 
 
 class Shadow:
-    """One copy."""
+    """One copy, divided over ranks as the weights are. ``held``: how; unless said, this rank holds them all."""
 
-    def __init__(self, model: nn.Module, rule: Rule) -> None:
+    def __init__(self, model: nn.Module, rule: Rule, held: Held | None = None) -> None:
         self.rule = rule
         self.updates = 0
-        self._model = model
-        self._names = [name for name, p in model.named_parameters() if p.requires_grad]
-        self._live = [p for p in model.parameters() if p.requires_grad]
-        self._copy = [p.detach().clone() for p in self._live]
+        self._held = held or Whole(model)
+        self._copies = {name: piece.detach().clone() for name, piece in self._held.trained.items()}
 
     def update(self) -> None:
         """Follow the weights, once an update of theirs."""
@@ -92,41 +92,32 @@ class Shadow:
         decay = self.rule.decay(self.updates)
         self.updates += 1
         if decay < 1:
+            live = self._held.trained
             torch._foreach_lerp_(  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
-                self._copy, [p.detach() for p in self._live], 1 - decay
+                list(self._copies.values()), [live[name].detach() for name in self._copies], 1 - decay
             )
 
     @contextmanager
     def applied(self) -> Generator[None]:
-        """The model holds the copies inside, its own weights again afterwards. Nothing is copied for it."""
-        self._swap()
+        """The model computes with the copies inside, with its own weights again afterwards."""
+        self._held.exchange(self._copies)
         try:
             yield
         finally:
-            self._swap()
-
-    def _swap(self) -> None:
-        import torch
-
-        for live, copy in zip(self._live, self._copy, strict=True):
-            live.data, copy.data = copy.data, live.data
-        # Autocast keeps its bfloat16 copies by parameter and would go on with those of the weights before: a policy
-        # would be computed with its reference's weights for the rest of the step.
-        torch.clear_autocast_cache()
+            self._held.exchange(self._copies)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The model's whole state by name: the copies; frozen parameters and buffers as they are."""
-        return self._model.state_dict() | dict(zip(self._names, self._copy, strict=True))
+        """The model's whole state by name, as this rank holds it: the copies; everything else as it is."""
+        return {**self._held.frozen, **self._copies}
 
     def load(self, tensors: Mapping[str, Tensor], updates: int) -> None:
         """Take saved copies. Raises QiError where one is missing or misshapen."""
         from qi_core.tensorfiles import forms
         from qi_core.weights import refuse_mismatch
 
-        taken_as_it_is = self._model.state_dict().keys() - set(self._names)
-        found = {name: form for name, form in forms(tensors).items() if name not in taken_as_it_is}
-        shapes = {name: copy.shape for name, copy in zip(self._names, self._copy, strict=True)}
+        found = {name: form for name, form in forms(tensors).items() if name not in self._held.frozen}
+        shapes = {name: self._held.shape(name) for name in self._copies}
         refuse_mismatch(shapes, found, "weights kept beside the model", "they are of another model")
-        for name, copy in zip(self._names, self._copy, strict=True):
-            copy.copy_(tensors[name])
+        for name, copy in self._copies.items():
+            fill(self._held, name, copy, tensors)
         self.updates = updates

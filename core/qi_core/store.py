@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from attrs import frozen
+from attrs import field, frozen
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from qi_core.parallel import Team
+    from qi_core.shards import Part
 
 
 @frozen(kw_only=True, eq=False)
@@ -24,6 +27,9 @@ class Checkpoint:
     """The rest, JSON values: position in the data, counters, events."""
     recipe: str
     """The resolved recipe, TOML, every default filled in."""
+    parts: Mapping[str, Mapping[str, Sequence[Part]]] = field(factory=dict)
+    """What is to be saved besides by this one of several ranks: of the same groups, what it holds of tensors that it
+    does not hold alone. A checkpoint that is loaded has whole tensors only."""
 
 
 class Store(Protocol):
@@ -32,8 +38,15 @@ class Store(Protocol):
     def save(self, checkpoint: Checkpoint) -> Path:
         """Write all of it or nothing: beside, flushed to disk, then renamed. Old ones beyond the limit are removed.
 
-        Raises QiError (disk full, no permission) with what was there before left whole.
+        Called by every rank with what it holds. It may return before all is written, once later changes of the tensors
+        change nothing of what is saved; then ``wait`` tells how it ended.
+
+        Raises QiError on every rank (disk full, no permission) with what was there before left whole.
         """
+        ...
+
+    def wait(self) -> None:
+        """Until the last save is whole, on all ranks. Raises what it would have raised."""
         ...
 
     def latest(self) -> int | None:
@@ -51,6 +64,6 @@ class Store(Protocol):
 class StoreComponent(Protocol):
     """The settings of a store."""
 
-    def build(self, folder: Path) -> Store:
-        """``folder``: the run's folder."""
+    def build(self, folder: Path, team: Team | None = None) -> Store:
+        """``folder``: the run's folder. ``team``: the ranks that save together, if there are several."""
         ...

@@ -105,6 +105,15 @@ class KnownForms(Protocol):
     forms: dict[str, Form]
 
 
+@runtime_checkable
+class Regions(Protocol):
+    """Tensors of which a box can be had without the rest."""
+
+    def region(self, name: str, slices: tuple[slice, ...]) -> Tensor:
+        """The values of a box."""
+        ...
+
+
 def forms(tensors: Mapping[str, Tensor]) -> dict[str, Form]:
     """Name -> dtype and shape. Tensors on the disk are not read for it."""
     if isinstance(tensors, KnownForms):
@@ -186,6 +195,14 @@ class StoredTensors(Mapping[str, "Tensor"]):
         path = self._home[name]
         with _opened(path) as file:
             tensor: Tensor = file.get_tensor(name)
+            return tensor
+
+    def region(self, name: str, slices: tuple[slice, ...]) -> Tensor:
+        """See ``Regions``."""
+        if not slices:
+            return self[name]
+        with _opened(self._home[name]) as file:
+            tensor: Tensor = file.get_slice(name)[slices]
             return tensor
 
     def __contains__(self, name: object) -> bool:

@@ -24,17 +24,21 @@ if TYPE_CHECKING:
     from qi_core.parallel import Strategy
     from qi_core.run import Run
     from qi_core.shadow import Shadow
+    from qi_core.shards import Held
     from qi_core.store import Checkpoint
 
 
-def assemble(recipe: Recipe, folder: Path) -> Run:
+def assemble(recipe: Recipe, folder: Path, strategy: Strategy | None = None) -> Run:
     """All parts, built; the newest checkpoint of the folder taken, else the weights that ``init`` names.
 
-    ``folder`` exists. Raises QiError where a part doesn't fit the world or the checkpoint.
+    ``folder`` exists. ``strategy``: the recipe's, if it is built already. Called by every rank. Raises QiError where a
+    part doesn't fit the world or the checkpoint.
     """
     from qi_core.live import Channel
 
-    Channel(folder).open()  # before anything slow: what is asked from now on is answered when the loop begins
+    strategy = strategy or recipe.parallel.build()
+    if strategy.team.rank == 0:
+        Channel(folder).open()  # before anything slow: what is asked from now on is answered when the loop begins
     from attrs import evolve
 
     from qi_core import checkpoint
@@ -42,24 +46,26 @@ def assemble(recipe: Recipe, folder: Path) -> Run:
     from qi_core.run import Evaluating, Run
     from qi_core.source import OnPolicy
 
-    store = recipe.store.build(folder)
-    saved = None if store.latest() is None else store.load()
+    store = recipe.store.build(folder, strategy.team)
+    newest = strategy.team.send(store.latest())  # one answer for all ranks
+    saved = None if newest is None else store.load(newest)
     base = None if recipe.adapter is None else _kept_base(recipe, folder, begun=saved is not None)
     loads = recipe.init != "" or (saved if recipe.adapter is None else base) is not None
-    strategy, place = _place(recipe, folder, lambda strategy: _trained_in(recipe, strategy) if loads else None)
+    place = _place(recipe, folder, strategy, _trained_in(recipe, strategy) if loads else None)
     encoders = _encoders(recipe, place)
     refuse_preview(recipe.preview, encoders)
     place = evolve(place, multiple=encoders.autoencoder.scale)
     source = recipe.source.build(place, place.multiple)
     model = _model(recipe, place, encoders)
-    notes = [f"{strategy.device.type}, {str(strategy.dtype).removeprefix('torch.')}"]
+    notes = [f"{strategy.device.type}, {str(strategy.dtype).removeprefix('torch.')}{_ranks(strategy)}"]
     notes += [f"source: skipped {count}: {why}" for why, count in source.report().items()]
     adapter = None
     if recipe.adapter is not None:
-        adapter = _adapted(recipe, folder, base, model, place, notes)
+        adapter = _adapted(recipe, folder, base, model, place, strategy, notes)
     elif saved is None and recipe.init:
         notes.append(_start_from(model, Path(recipe.init)))
-    model = strategy.place(model)
+    model = strategy.place(model, adapter.sharding(model.sharding()) if adapter else None)
+    held = strategy.held(model)
     run = Run(
         folder=folder,
         recipe=to_toml(recipe),
@@ -71,12 +77,13 @@ def assemble(recipe: Recipe, folder: Path) -> Run:
         objective=recipe.objective,
         sampler=recipe.sampler,
         source=source,
-        optimizer=recipe.optimizer.build(model, recipe.train.steps),
+        optimizer=recipe.optimizer.build(model, recipe.train.steps, held),
         strategy=strategy,
         store=store,
-        shadows=_shadows(recipe.objective, model, recipe.train.ema),
+        held=held,
+        shadows=_shadows(recipe.objective, model, held, recipe.train.ema),
         adapter=adapter,
-        trackers=[component.build(place) for component in recipe.tracker] if strategy.main else [],
+        trackers=[component.build(place) for component in recipe.tracker] if strategy.team.rank == 0 else [],
         evaluations=[
             Evaluating(every=component.every, evaluation=component.build(place)) for component in recipe.evaluation
         ],
@@ -121,7 +128,13 @@ def _kept_base(recipe: Recipe, folder: Path, begun: bool) -> Checkpoint | None:
 
 
 def _adapted(
-    recipe: Recipe, folder: Path, base: Checkpoint | None, model: DenoiserModule, place: Place, notes: list[str]
+    recipe: Recipe,
+    folder: Path,
+    base: Checkpoint | None,
+    model: DenoiserModule,
+    place: Place,
+    strategy: Strategy,
+    notes: list[str],
 ) -> Adapter:
     """The adapter in its denoiser. What the denoiser is at the run's start is kept for its resumes."""
     from qi_core import checkpoint
@@ -132,7 +145,10 @@ def _adapted(
     if base is None:
         if recipe.init:
             notes.append(_start_from(model, Path(recipe.init)))
-        base_store(recipe, folder).save(checkpoint.first(model.state_dict(), to_toml(recipe)))
+        if strategy.team.rank == 0:  # the model is whole on every rank until it is placed
+            kept = base_store(recipe, folder)
+            kept.save(checkpoint.first(model.state_dict(), to_toml(recipe)))
+            kept.wait()
     else:
         load_weights(model, base.tensors[TRAINED], f"{where}", "use the recipe that the run was made with")
         notes.append(f"adapts the denoiser that is kept in {where}")
@@ -141,14 +157,20 @@ def _adapted(
     return adapter
 
 
-def _shadows(objective: Objective[Any], model: DenoiserModule, ema: float) -> dict[str, Shadow]:
+def _ranks(strategy: Strategy) -> str:
+    if strategy.team.ranks == 1:
+        return ""
+    return f", {strategy.team.ranks} ranks in {strategy.replicas} replica{'s' if strategy.replicas > 1 else ''}"
+
+
+def _shadows(objective: Objective[Any], model: DenoiserModule, held: Held, ema: float) -> dict[str, Shadow]:
     """The average, and what the objective asks for."""
     from qi_core.run import EMA
     from qi_core.shadow import Average, Rule, Shadow, Shadowed
 
     rules: dict[str, Rule] = {EMA: Average(ema)} if ema else {}
     rules |= objective.shadows() if isinstance(objective, Shadowed) else {}
-    return {name: Shadow(model, rule) for name, rule in rules.items()}
+    return {name: Shadow(model, rule, held) for name, rule in rules.items()}
 
 
 def _differing(before: str, after: str) -> str:
@@ -198,7 +220,8 @@ def painter(recipe: Recipe, folder: Path, group: str = AVERAGED) -> Painter:
     the dtype that the strategy computes in."""
     from qi_core.generate import Painter
 
-    strategy, place = _place(recipe, folder, lambda strategy: strategy.dtype)
+    strategy = recipe.parallel.build()
+    place = _place(recipe, folder, strategy, strategy.dtype)
     encoders = _encoders(recipe, place)
     model = _model(recipe, place, encoders).requires_grad_(False)  # so that the strategy leaves its dtype alone
     model = strategy.place(model)
@@ -213,15 +236,8 @@ def painter(recipe: Recipe, folder: Path, group: str = AVERAGED) -> Painter:
     )
 
 
-def _place(recipe: Recipe, folder: Path, reserve: Callable[[Strategy], torch.dtype | None]) -> tuple[Strategy, Place]:
-    strategy = recipe.parallel.build()
-    return strategy, Place(
-        device=strategy.device,
-        dtype=strategy.dtype,
-        seed=recipe.train.seed,
-        folder=folder,
-        reserve=reserve(strategy),
-    )
+def _place(recipe: Recipe, folder: Path, strategy: Strategy, reserve: torch.dtype | None) -> Place:
+    return Place(device=strategy.device, dtype=strategy.dtype, seed=recipe.train.seed, folder=folder, reserve=reserve)
 
 
 def _encoders(recipe: Recipe, place: Place) -> Encoders:

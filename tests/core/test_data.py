@@ -46,5 +46,5 @@ def test_micro_batches_keep_their_slots() -> None:
     image = torch.zeros(3, 8, 8, dtype=torch.uint8)
     batch = Samples(items=tuple(Sample(key=str(i), prompt="", image=image) for i in range(7)))
     parts = batch.split(3)
-    assert [part.slots for part in parts] == [(0, 1, 2), (3, 4, 5), (6,)]
+    assert [part.slots for part in parts] == [(0, 1), (2, 3), (4, 5, 6)]
     assert sum((part.items for part in parts), ()) == batch.items

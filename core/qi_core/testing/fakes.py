@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from attrs import define, field, frozen
@@ -19,12 +18,9 @@ from qi_core.models import Models
 from qi_core.place import Place
 from qi_core.sampler import Record
 from qi_core.settings import Guidance
+from qi_core.shards import Held, Whole
 from qi_core.stochastic import sure_step
-
-if TYPE_CHECKING:
-    from qi_core.data import Batch
-
-    AnyBatch = TypeVar("AnyBatch", bound=Batch)
+from qi_core.team import Alone
 
 MEAN, STD = 1.5, 0.5
 """Of the data of ``GaussianField``. Unlike the noise's, so that a wrong sign shows."""
@@ -179,21 +175,22 @@ class ThreeSteps:
 class OneCpu:
     """A strategy: this process's CPU in float32."""
 
-    device, dtype, main = torch.device("cpu"), torch.float32, True
+    device, dtype, team = torch.device("cpu"), torch.float32, Alone()
+    replica, replicas = 0, 1
 
-    def place(self, model: DenoiserModule) -> DenoiserModule:
+    def place(self, model: DenoiserModule, sharding: Sharding | None = None) -> DenoiserModule:
         """See ``Strategy.place``."""
         return model
 
-    def split(self, batch: AnyBatch) -> AnyBatch:
-        """See ``Strategy.split``."""
-        return batch
+    def held(self, model: DenoiserModule) -> Held:
+        """See ``Strategy.held``."""
+        return Whole(model)
 
     def autocast(self) -> AbstractContextManager[None]:
         """See ``Strategy.autocast``."""
         return nullcontext()
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor, *, last: bool = True) -> None:
         """See ``Strategy.backward``."""
         torch.autograd.backward(loss)
 
@@ -202,9 +199,9 @@ class OneCpu:
         norm = nn.utils.clip_grad_norm_(parameters, limit or float("inf"))
         return float(norm)
 
-    def mean(self, values: Tensor) -> Tensor:
-        """See ``Strategy.mean``."""
-        return values[:, 0] / values[:, 1]
+    def sum(self, values: Tensor) -> Tensor:
+        """See ``Strategy.sum``."""
+        return values
 
 
 def models(denoiser: DenoiserModule) -> Models:

@@ -86,9 +86,14 @@ def check_parallel(component: ParallelComponent) -> None:
             parameter.dtype == torch.float32, f"place() made {name} {parameter.dtype}; trained weights are float32"
         )
         told.holds(parameter.device == live.device, f"place() left {name} on {parameter.device}, not {live.device}")
-    batch = fakes.samples(4)
-    mine = live.split(batch)
-    told.holds(isinstance(mine, Samples) and 0 < len(mine) <= 4, f"split() made {mine!r} of four samples")  # pyright: ignore[reportUnnecessaryIsInstance]
+    told.holds(
+        (live.team.ranks, live.replicas, live.replica) == (1, 1, 0),
+        f"one process, but it tells of {live.team.ranks} ranks and {live.replicas} replicas",
+    )
+    held = live.held(model)
+    told.holds(list(held.trained) == names, "held() tells other names than the model's")
+    parts = [part for name, piece in held.trained.items() for part in held.parts(name, piece)]
+    told.holds(all(part.is_whole for part in parts), "one process, but it holds parts of tensors")
     weights = list(model.parameters())
     for _ in range(2):
         with live.autocast():
@@ -106,8 +111,8 @@ def check_parallel(component: ParallelComponent) -> None:
         f"clip() to 1 told a norm of {norms[1]:.4g}; before it was {size:.4g}, and limit 0 must change nothing",
     )
     told.holds(math.isclose(norms[2], 1.0, rel_tol=1e-3), f"clip() to 1 left a norm of {norms[2]:.4g}")
-    mean = live.mean(torch.tensor([[6.0, 3.0], [1.0, 4.0]], device=live.device)).tolist()
-    told.holds(mean == [2.0, 0.25], f"mean() of totals 6 and 1, counts 3 and 4 is {mean}")
+    total = live.sum(torch.tensor([6.0, 3.0], device=live.device)).tolist()
+    told.holds(total == [6.0, 3.0], f"sum() of 6 and 3 over one process is {total}")
 
 
 def _loss(component: Objective[Any], model: DenoiserModule, batch: Batch, dice: Dice) -> Loss:

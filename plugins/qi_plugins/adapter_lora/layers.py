@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from torch import Tensor, nn
 
-from qi_core import Dice, QiError
+from qi_core import Dice, QiError, Sharding
 
 if TYPE_CHECKING:
     from qi_core import DenoiserModule, Place
+    from qi_core.denoiser import Split
     from qi_plugins.adapter_lora.component import LoRA
 
 A, B = "lora_A", "lora_B"
@@ -90,6 +91,18 @@ class LiveLoRA:
             yield
         finally:
             self.switch.on = before
+
+    def sharding(self, of_model: Sharding) -> Sharding:
+        """A layer of divided inputs divides A as it does W, and B sees a part of what is summed; a layer of divided
+        outputs divides B, and A gets a part of its gradient."""
+        weights: dict[str, Split] = dict(of_model.weights)
+        for name in self.layers:
+            split = next((s for p, s in of_model.weights.items() if fnmatchcase(f"{name}.weight", p)), "replicated")
+            if split == "rows":
+                weights |= {f"{name}.{A}": "rows", f"{name}.{B}": "partial"}
+            elif split in ("columns", "heads", "gathered"):
+                weights |= {f"{name}.{A}": "partial", f"{name}.{B}": split}
+        return evolve(of_model, weights=weights)
 
     def notes(self) -> tuple[str, ...]:
         return tuple(self.told)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qi_plugins.mmdit.again import again
 from qi_plugins.mmdit.architecture import Architecture
 from qi_plugins.mmdit.attention import attention
 from qi_plugins.mmdit.layout import Layout
@@ -48,7 +49,11 @@ class GELU(nn.Module):
         self.proj = nn.Linear(width, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(self.proj(x), approximate="tanh")
+        return again(_gelu, self.proj(x))
+
+
+def _gelu(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
 
 
 class MLP(nn.Module):
@@ -56,10 +61,11 @@ class MLP(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
+        self.enter = nn.Identity()
         self.net = nn.Sequential(GELU(width, hidden), nn.Identity(), nn.Linear(hidden, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.net(x)
+        out: Tensor = self.net(self.enter(x))
         return out
 
 
@@ -103,44 +109,51 @@ class JointAttention(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.head_dim = width // heads
+        self.enter = nn.Identity()  # where tensor parallelism begins: see ``Sharding.entries``
         self.to_q, self.to_k, self.to_v = (nn.Linear(width, width) for _ in range(3))
         self.add_q_proj, self.add_k_proj, self.add_v_proj = (nn.Linear(width, width) for _ in range(3))
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
         self.to_add_out = nn.Linear(width, width)
-        self.norm_q, self.norm_k = HeadNorm(width // heads), HeadNorm(width // heads)
-        self.norm_added_q, self.norm_added_k = HeadNorm(width // heads), HeadNorm(width // heads)
+        self.norm_q, self.norm_k = HeadNorm(self.head_dim), HeadNorm(self.head_dim)
+        self.norm_added_q, self.norm_added_k = HeadNorm(self.head_dim), HeadNorm(self.head_dim)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.view(len(x), self.heads, -1)
+        """As many heads as this rank has of them."""
+        return x.view(len(x), -1, self.head_dim)
 
     def forward(self, img_ND: Tensor, txt_LD: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """Both streams -> both streams."""
+        img_ND, txt_LD = self.enter(img_ND), self.enter(txt_LD)
         txt_q, img_q = self._heads(self.add_q_proj(txt_LD)), self._heads(self.to_q(img_ND))
-        q = layout.join(
-            self.norm_added_q(txt_q, layout.text_turns),
-            self.norm_q(img_q, layout.image_turns),
-        )
+        q = self._normed(self.norm_added_q, txt_q, self.norm_q, img_q, layout)
         k, v = self._keys(img_ND, txt_LD, layout)
         out = attention(q, k, v, layout.joint)
-        txt, img = layout.part(out)
+        txt, img = again(layout.part, out) if layout.woven else layout.part(out)
         return self.to_out[0](img), self.to_add_out(txt)
 
     def last(self, img_ND: Tensor, txt_LD: Tensor, layout: Layout) -> Tensor:
         """Both streams -> the targets, which are all that is used after the last block."""
+        img_ND, txt_LD = self.enter(img_ND), self.enter(txt_LD)
         asking_MD = img_ND if layout.targets is None else img_ND.index_select(0, layout.targets)
-        q = self.norm_q(self._heads(self.to_q(asking_MD)), layout.target_turns)
+        asked = self._heads(self.to_q(asking_MD))
+        q = again(lambda x: self.norm_q(x, layout.target_turns), asked, modules=(self.norm_q,))
         k, v = self._keys(img_ND, txt_LD, layout)
         out: Tensor = self.to_out[0](attention(q, k, v, layout.final))
         return out
 
     def _keys(self, img_ND: Tensor, txt_LD: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         txt_k, img_k = self._heads(self.add_k_proj(txt_LD)), self._heads(self.to_k(img_ND))
-        k = layout.join(
-            self.norm_added_k(txt_k, layout.text_turns),
-            self.norm_k(img_k, layout.image_turns),
-        )
+        k = self._normed(self.norm_added_k, txt_k, self.norm_k, img_k, layout)
         return k, self._heads(layout.join(self.add_v_proj(txt_LD), self.to_v(img_ND)))
+
+    def _normed(self, txt_norm: HeadNorm, txt: Tensor, img_norm: HeadNorm, img: Tensor, layout: Layout) -> Tensor:
+        """Heads of both streams, normed and turned, as joint rows."""
+
+        def work(txt: Tensor, img: Tensor) -> Tensor:
+            return layout.join(txt_norm(txt, layout.text_turns), img_norm(img, layout.image_turns))
+
+        return again(work, txt, img, modules=(txt_norm, img_norm))
 
 
 class Block(nn.Module):

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from qi_core import Condition, DenoiserModule, Latents, QiError, Sharding
+from qi_plugins.mmdit.again import selective
 from qi_plugins.mmdit.architecture import Architecture, Predicts
 from qi_plugins.mmdit.attention import Backend
 from qi_plugins.mmdit.blocks import Block, NormOut, RMSNorm, TimeEmbed
 from qi_plugins.mmdit.layout import Layout, Shapes, make_layout
 from qi_plugins.mmdit.rope import Kept, Rope
 
-Checkpointing: TypeAlias = Literal["none", "all"] | int
+Checkpointing: TypeAlias = Literal["none", "selective", "all"] | int
 
 # v = (x0_hat - x_t) / (1 - t) grows without bound toward t = 1; from here on it is held.
 SMALLEST_NOISE = 0.05
@@ -40,7 +41,8 @@ class MMDiTNetwork(DenoiserModule):
         super().__init__()
         self.arch = arch
         self.predicts = predicts
-        self.every = {"none": 0, "all": 1}[checkpointing] if isinstance(checkpointing, str) else checkpointing
+        self.selective = checkpointing == "selective"
+        self.every = checkpointing if isinstance(checkpointing, int) else int(checkpointing == "all")
         self.backend = backend
         width = arch.width
         self.img_in = nn.Linear(arch.in_channels, width)
@@ -79,6 +81,9 @@ class MMDiTNetwork(DenoiserModule):
         for index, block in enumerate(self.transformer_blocks):
             if self.every and index % self.every == 0 and torch.is_grad_enabled():
                 img_ND, txt_LD = checkpoint(block, img_ND, txt_LD, temb_KD, layout, use_reentrant=False)
+            elif self.selective and torch.is_grad_enabled():
+                with selective():
+                    img_ND, txt_LD = block(img_ND, txt_LD, temb_KD, layout)
             else:
                 img_ND, txt_LD = block(img_ND, txt_LD, temb_KD, layout)
         out: Tensor = self.proj_out(self.norm_out(img_ND, temb_KD[: len(sigma_B)], layout.target))
@@ -108,17 +113,23 @@ class MMDiTNetwork(DenoiserModule):
 
     def sharding(self) -> Sharding:
         """Attention by whole heads, MLPs by hidden features; modulation by columns, since it is a third of all weights
-        and its outputs (6D a sample) are small. Norms, embeddings of tokens and the outer layers are replicated."""
+        and its outputs (6D a sample) are small. Norms of heads see their rank's heads alone; embeddings of tokens and
+        the outer layers are replicated."""
         block = "transformer_blocks.*"
         heads = [f"{block}.attn.{p}" for p in ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj")]
-        columns = [f"{block}.{p}" for p in ("img_mod.1", "txt_mod.1", "img_mlp.net.0.proj", "txt_mlp.net.0.proj")]
+        columns = [f"{block}.{p}" for p in ("img_mlp.net.0.proj", "txt_mlp.net.0.proj")]
+        gathered = [f"{block}.{p}" for p in ("img_mod.1", "txt_mod.1")]
+        norms = [f"{block}.attn.{p}" for p in ("norm_q", "norm_k", "norm_added_q", "norm_added_k")]
         rows = [f"{block}.{p}" for p in ("attn.to_out.0", "attn.to_add_out", "img_mlp.net.2", "txt_mlp.net.2")]
         return Sharding(
             weights={
                 **{f"{name}.{part}": "heads" for name in heads for part in ("weight", "bias")},
                 **{f"{name}.{part}": "columns" for name in columns for part in ("weight", "bias")},
+                **{f"{name}.{part}": "gathered" for name in gathered for part in ("weight", "bias")},
                 **{f"{name}.weight": "rows" for name in rows},  # their biases are added once, after the sum
+                **{f"{name}.weight": "partial" for name in norms},
             },
+            entries=tuple(f"{block}.{p}.enter" for p in ("attn", "img_mlp", "txt_mlp")),
             heads=self.arch.heads,
             blocks="transformer_blocks",
         )

@@ -9,7 +9,7 @@ from attrs import Attribute, field, frozen, validators
 if TYPE_CHECKING:
     from torch import nn
 
-    from qi_core import Optimizer
+    from qi_core import Held, Optimizer
 
 
 def _betas(instance: object, attribute: Attribute[tuple[float, float]], value: tuple[float, float]) -> None:
@@ -49,9 +49,9 @@ class AdamW:
     final: float = field(default=0.0, validator=[validators.ge(0), validators.le(1), _final])
     """Where cosine or decay end, as a part of lr."""
 
-    def build(self, model: nn.Module, steps: int) -> Optimizer:
+    def build(self, model: nn.Module, steps: int, held: Held | None = None) -> Optimizer:
         """The optimizer of a model's trained parameters, for so many steps. Raises QiError if they are too few."""
-        from qi_core import QiError
+        from qi_core import QiError, Whole
         from qi_plugins.optimizer_adamw.optimizer import LiveAdamW
 
         if self.decay and self.warmup + self.decay > steps:
@@ -59,4 +59,4 @@ class AdamW:
                 f"optimizer: warmup = {self.warmup} and decay = {self.decay} do not fit into {steps} steps; "
                 "train for longer (train.steps), or shorten them"
             )
-        return LiveAdamW(self, model, steps)
+        return LiveAdamW(self, model, steps, held or Whole(model))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from qi_core import QiError
+from qi_core import Held, QiError, fill
+from qi_core.tensorfiles import forms
 
 if TYPE_CHECKING:
     from qi_plugins.optimizer_adamw.component import AdamW
@@ -20,20 +21,22 @@ SLOTS = ("exp_avg", "exp_avg_sq", "step")
 class LiveAdamW:
     """See ``qi_core.optimizer.Optimizer``."""
 
-    def __init__(self, settings: AdamW, model: nn.Module, steps: int) -> None:
+    def __init__(self, settings: AdamW, model: nn.Module, steps: int, held: Held) -> None:
         self.lr = settings.lr
         self._settings = settings
         self._steps = steps
-        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        if not self._parameters:
+        self._held = held
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        if not trained:
             raise QiError("optimizer: the model has no trained parameter; at least one was wanted; freeze less of it")
-        trained = list(self._parameters.values())
         groups = [
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.weight_decay},
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
         # One kernel over all parameters; several times quicker than torch's default on small models, on the CPU too.
         self._torch = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True)
+        self._update = held.drive(self._torch)
+        self._parameters = held.trained  # whose state is kept from now on
 
     def rate(self, step: int) -> float:
         """The learning rate of step ``step``, counted from 0: never zero during the warm-up, ``lr`` at its last step.
@@ -57,8 +60,8 @@ class LiveAdamW:
         rate = self.rate(step)
         for group in self._torch.param_groups:
             group["lr"] = rate
-        self._torch.step()
-        self._torch.zero_grad(set_to_none=True)
+        self._update()
+        self._held.clear()
 
     def tensors(self) -> dict[str, Tensor]:
         """``exp_avg/<parameter>``, ``exp_avg_sq/<parameter>``, ``step/<parameter>``.
@@ -79,8 +82,8 @@ class LiveAdamW:
         """Take a saved state, bit for bit; all of it or, when something doesn't fit, nothing."""
         untouched = set(state.get("untouched", ()))
         wanted = {
-            f"{slot}/{name}": torch.Size(()) if slot == "step" else parameter.shape
-            for name, parameter in self._parameters.items()
+            f"{slot}/{name}": () if slot == "step" else self._held.shape(name)
+            for name in self._parameters
             if name not in untouched
             for slot in SLOTS
         }
@@ -88,21 +91,21 @@ class LiveAdamW:
         loaded: dict[Tensor, dict[str, Tensor]] = {}
         for name, parameter in self._parameters.items():
             if name not in untouched:
-                loaded[parameter] = {
-                    slot: torch.empty_like(parameter, requires_grad=False).copy_(tensors[f"{slot}/{name}"])
-                    if slot != "step"
-                    else tensors[f"step/{name}"].to(device=parameter.device, dtype=torch.float32, copy=True)
-                    for slot in SLOTS
-                }
+                step = tensors[f"step/{name}"].to(device=parameter.device, dtype=torch.float32, copy=True)
+                loaded[parameter] = {"step": step}
+                for slot in ("exp_avg", "exp_avg_sq"):
+                    loaded[parameter][slot] = torch.empty_like(parameter, requires_grad=False)
+                    fill(self._held, name, loaded[parameter][slot], tensors, f"{slot}/{name}")
         self._torch.state.clear()
         self._torch.state.update(loaded)
 
-    def _check(self, tensors: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> None:
+    def _check(self, tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]) -> None:
         advice = "resume with the denoiser and the optimizer that this checkpoint was made with"
         if missing := sorted(wanted.keys() - tensors.keys()):
             raise QiError(f"optimizer state: {missing[0]!r} is missing ({len(missing)} in all); {advice}")
         if extra := sorted(tensors.keys() - wanted.keys()):
             raise QiError(f"optimizer state: {extra[0]!r} belongs to no parameter ({len(extra)} in all); {advice}")
+        found = forms(tensors)
         for name, shape in wanted.items():
-            if (found := tensors[name].shape) != shape:
-                raise QiError(f"optimizer state: {name!r} is {tuple(found)}; {tuple(shape)} was wanted; {advice}")
+            if found[name].shape != shape:
+                raise QiError(f"optimizer state: {name!r} is {found[name].shape}; {shape} was wanted; {advice}")

@@ -34,8 +34,10 @@ class Single:
 
     def build(self) -> Strategy:
         """Choose the device. Raises QiError where the hardware lacks what was asked for."""
+        from qi_core.team import refuse_company
         from qi_plugins.parallel_single.strategy import LiveSingle
 
+        refuse_company("single")
         return LiveSingle(self)
 
     def layout(self, ranks: int) -> Layout:

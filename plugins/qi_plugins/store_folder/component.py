@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from attrs import field, frozen, validators
 
 if TYPE_CHECKING:
-    from qi_core import Store
+    from qi_core import Store, Team
 
 
 @frozen(kw_only=True)
@@ -20,7 +20,7 @@ class Folder:
     shard_bytes: int = field(default=5_000_000_000, validator=validators.gt(0))
     """Tensors of one group go into files of at most so many bytes (a bigger tensor gets a file of its own)."""
 
-    def build(self, folder: Path) -> Store:
+    def build(self, folder: Path, team: Team | None = None) -> Store:
         """The store of one run."""
         from qi_plugins.store_folder.store import FolderStore
 

@@ -87,6 +87,9 @@ class FolderStore:
             self._prune(checkpoint.step)
         return final
 
+    def wait(self) -> None:
+        pass
+
     def latest(self) -> int | None:
         return max(self._whole(), default=None)
 

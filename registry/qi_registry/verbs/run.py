@@ -54,9 +54,10 @@ def train(recipe: Recipe, folder: Path, sets: tuple[str, ...], notes: list[str])
     from qi_registry.assemble import assemble
     from qi_registry.recipe import to_toml
 
+    strategy = recipe.parallel.build()
     if runs.is_run(folder):
         before = runs.read_run(folder)
-        run = assemble(recipe, folder)
+        run = assemble(recipe, folder, strategy)
         differing = runs.different_lines(to_toml(before), run.recipe)
         notes += [f"changed since the run began: {line}" for line in differing]
         # Where the run was killed after its last checkpoint, changes lie ahead: what is asked for now outlives them.
@@ -69,7 +70,7 @@ def train(recipe: Recipe, folder: Path, sets: tuple[str, ...], notes: list[str])
     else:
         runs.refuse_foreign(folder)
         runs.keep(recipe, folder)
-        run = assemble(recipe, folder)
+        run = assemble(recipe, folder, strategy)
     run.notes[:0] = notes
     if run.step >= run.train.steps:
         print(

@@ -265,9 +265,9 @@ class NeverClips(OneCpu):
         return super().clip(parameters, 0)
 
 
-class MeanOfMeans(OneCpu):
-    def mean(self, values: Tensor) -> Tensor:
-        return values.mean(dim=1)
+class SumsTwice(OneCpu):
+    def sum(self, values: Tensor) -> Tensor:
+        return 2 * values
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ class MeanOfMeans(OneCpu):
         (Replaces, "do not add up"),
         (TellsAfter, r"clip\(\) to 1 told a norm of 1; before it was"),
         (NeverClips, r"clip\(\) to 1 left a norm"),
-        (MeanOfMeans, r"mean\(\) of totals 6 and 1"),
+        (SumsTwice, r"sum\(\) of 6 and 3 over one process is \[12.0, 6.0\]"),
     ],
 )
 def test_a_wrong_strategy_is_told(kind: type[OneCpu], broken: str) -> None:

@@ -50,7 +50,7 @@ def test_the_hook_gives_it() -> None:
 def test_auto_is_float32_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     live = Single().build()
-    assert (live.device, live.dtype, live.main) == (torch.device("cpu"), torch.float32, True)
+    assert (live.device, live.dtype, live.team.ranks) == (torch.device("cpu"), torch.float32, 1)
 
 
 def test_a_gpu_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +94,7 @@ def test_fp32_computes_in_float32() -> None:
 
 @pytest.mark.usefixtures("no_tf32")  # which puts back what it found
 def test_fp32_on_a_gpu_is_float32_in_convolutions_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qi_plugins.parallel_single.strategy._device", lambda asked: torch.device("cuda", 0))
+    monkeypatch.setattr("qi_core.devices.device", lambda asked: torch.device("cuda", 0))
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
     Single(device="cuda", precision="fp32").build()
     assert not torch.backends.cudnn.allow_tf32
@@ -137,10 +137,11 @@ def test_clip_of_no_gradients_is_zero() -> None:
     assert Single(device="cpu").build().clip(gradients(None), 1.0) == 0.0
 
 
-def test_mean_divides_totals_by_counts() -> None:
-    means = Single(device="cpu").build().mean(torch.tensor([[6.0, 3.0], [1.0, 4.0], [0.0, 0.0]]))
-    assert means[:2].tolist() == [2.0, 0.25]
-    assert means[2].isnan()
+def test_one_of_several_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(QiError, match=r"'single' is for one process, but 2 were started; use --set parallel=fsdp"):
+        Single(device="cpu").build()
 
 
 def test_compile_keeps_the_names_of_parameters(monkeypatch: pytest.MonkeyPatch) -> None:

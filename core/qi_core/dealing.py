@@ -1,0 +1,53 @@
+"""A global batch over replicas and micro-batches.
+
+Every replica makes equally many forward and backward passes, since strategies may exchange weights in each: one that
+has too few samples repeats one with a share of zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from qi_core.data import Batch, pieces
+from qi_core.objective import Mean
+from qi_core.parallel import Strategy
+
+AnyBatch = TypeVar("AnyBatch", bound=Batch)
+
+
+def deal(batch: AnyBatch, replicas: int, replica: int, parts: int) -> list[tuple[AnyBatch, float]]:
+    """The micro-batches of one replica, and the share of each in the mean over the global batch.
+
+    Shares of all replicas add up to one, so gradients of ``share * loss`` summed over replicas are those of the mean
+    over all samples. ``parts``: at most so many micro-batches a replica; an empty batch gives none.
+    """
+    own = [batch.pick(each) for each in balanced(batch.costs, replicas)] if replicas > 1 else [batch]
+    most = min(parts, max(len(each) for each in own))
+    dealt = [(micro, len(micro) / len(batch)) for micro in own[replica].split(most)] if len(own[replica]) else []
+    return dealt + [(batch.pick([0]), 0.0)] * (most - len(dealt))
+
+
+def balanced(costs: Sequence[int], replicas: int) -> list[list[int]]:
+    """Which samples go to which replica: the costliest first, each to the one with the least to do (Graham 1969, at
+    most a third above the best). Equally costly samples are cut into stretches. A replica keeps the batch's order."""
+    if len(set(costs)) <= 1:
+        return [list(range(len(costs)))[each] for each in pieces(len(costs), replicas)] + [
+            [] for _ in range(replicas - len(costs))
+        ]
+    loads, own = [0] * replicas, [list[int]() for _ in range(replicas)]
+    for i in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
+        least = min(range(replicas), key=lambda r: (loads[r], len(own[r]), r))
+        own[least].append(i)
+        loads[least] += costs[i]
+    return [sorted(each) for each in own]
+
+
+def over_replicas(strategy: Strategy, value: Tensor, parts: Mapping[str, Mean]) -> tuple[Tensor, dict[str, Mean]]:
+    """Sums over replicas, in one exchange. Every replica has the same parts, be their counts zero."""
+    rows = [torch.stack([mean.total, mean.count]) for mean in parts.values()]
+    whole = strategy.sum(torch.cat([value.reshape(1), *rows]))
+    return whole[0], {name: Mean(*pair) for name, pair in zip(parts, whole[1:].view(-1, 2), strict=True)}
