@@ -99,9 +99,9 @@ class LiveLoRA:
         for name in self.layers:
             split = next((s for p, s in of_model.weights.items() if fnmatchcase(f"{name}.weight", p)), "replicated")
             if split == "rows":
-                weights |= {f"{name}.{A}": "rows", f"{name}.{B}": "partial"}
+                weights[f"{name}.{A}"], weights[f"{name}.{B}"] = "rows", "partial"
             elif split in ("columns", "heads", "gathered"):
-                weights |= {f"{name}.{A}": "partial", f"{name}.{B}": split}
+                weights[f"{name}.{A}"], weights[f"{name}.{B}"] = "partial", split
         return evolve(of_model, weights=weights)
 
     def notes(self) -> tuple[str, ...]:

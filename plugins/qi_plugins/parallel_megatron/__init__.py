@@ -1,0 +1,1 @@
+"""The strategy "megatron": megatron-core's tensor parallelism, distributed optimizer and overlapped buffers."""
