@@ -16,6 +16,7 @@ from attrs import field, frozen
 from torch import Tensor
 
 from qi_core import QiError
+from qi_plugins.mmdit.again import again
 
 Backend: TypeAlias = Literal["auto", "sdpa", "varlen"]
 
@@ -157,7 +158,11 @@ def attention(q_SHE: Tensor, k_THE: Tensor, v_THE: Tensor, plan: Plan) -> Tensor
         k, v = (x[k_start : k_start + samples * keys] for x in (k_THE, v_THE))
         parts.append(_sdpa(q, k, v, samples, None))
         start, q_start, k_start = end, q_start + len(q), k_start + len(k)
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    return parts[0] if len(parts) == 1 else again(_end_to_end, *parts)
+
+
+def _end_to_end(*parts: Tensor) -> Tensor:
+    return torch.cat(parts)
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, samples: int, mask: Tensor | None) -> Tensor:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from qi_core import Place
+    from qi_plugins.mmdit.cost import MMDiTCosts
     from qi_plugins.mmdit.network import MMDiTNetwork
 
 _POSITIVE = validators.optional(validators.gt(0))
@@ -23,7 +24,7 @@ _POSITIVE = validators.optional(validators.gt(0))
 
 def _checkpointing(_: MMDiT, attribute: Attribute[Any], value: str | int) -> None:
     if isinstance(value, int) and value < 1:
-        raise ValueError(f"{attribute.name}: {value}; give none, all, or n >= 1 for every n-th block")
+        raise ValueError(f"{attribute.name}: {value}; give none, selective, all, or n >= 1 for every n-th block")
 
 
 @frozen(kw_only=True)
@@ -51,9 +52,10 @@ class MMDiT:
     predicts: Predicts = "velocity"
     """What comes out of the last layer. ``data`` is turned into v = (x0_hat - x_t) / max(1 - t, 0.05), so the loss
     stays that of equation 2; small networks learn crisper pictures by it. Released weights predict the velocity."""
-    checkpointing: Literal["none", "all"] | int = field(default="none", validator=_checkpointing)
-    """Blocks that are computed again in the backward pass instead of being kept: less memory, about a third more work.
-    A number n: every n-th block."""
+    checkpointing: Literal["none", "selective", "all"] | int = field(default="none", validator=_checkpointing)
+    """What is computed again in the backward pass instead of being kept. ``selective``: norms, GELU and modulation,
+    which hold much memory and cost little. ``all``: whole blocks, the least memory and about a third more work; a
+    number n: every n-th block. ``qi bench checkpointing`` prints the trade-off."""
     zero_cond_t: bool | None = None
     """References are modulated as clean pictures (Qwen-Image-Edit-2511). Unset: what ``weights`` say, else false."""
     use_additional_t_cond: bool | None = None
@@ -132,6 +134,12 @@ class MMDiT:
         else:
             load_weights(network, self.weights, place.device)
         return network
+
+    def costs(self, latent_width: int, text_width: int) -> MMDiTCosts:
+        """See ``qi_core.planning.Planned``."""
+        from qi_plugins.mmdit.cost import MMDiTCosts
+
+        return MMDiTCosts(arch=self.architecture(latent_width, text_width), checkpointing=self.checkpointing)
 
     def at(self, pipeline: Path) -> MMDiT:
         """See ``qi_core.release.ReleasedDenoiser``."""

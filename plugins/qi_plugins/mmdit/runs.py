@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from attrs import frozen
 from torch import Tensor
 
+from qi_plugins.mmdit.again import again
+
 EPS = 1e-6
 
 # Values in a run, on average, from which it gets calls of its own: on the CPU between the tiny model's captions (3e3)
@@ -58,6 +60,13 @@ class Runs:
 
     def modulate(self, x_ND: Tensor, shift_RD: Tensor, scale_RD: Tensor) -> Tensor:
         """LN(x) (1 + scale) + shift."""
+        return again(self._modulated, x_ND, shift_RD, scale_RD, product=True)
+
+    def gate(self, x_ND: Tensor, gate_RD: Tensor, y_ND: Tensor) -> Tensor:
+        """x + gate y."""
+        return again(self._gated, x_ND, gate_RD, y_ND)
+
+    def _modulated(self, x_ND: Tensor, shift_RD: Tensor, scale_RD: Tensor) -> Tensor:
         weight_RD, width = 1 + scale_RD, x_ND.shape[-1:]
         if self._one_by_one(x_ND) and (x_ND.is_cuda or _plain(x_ND)):
             # The norm's own affine weights do it in one pass over the tokens. Not in bfloat16 on the CPU, where their
@@ -66,8 +75,7 @@ class Runs:
             return _cat([F.layer_norm(x, width, weight, shift, EPS) for x, weight, shift in runs])
         return self._expanded(shift_RD, F.layer_norm(x_ND, width, eps=EPS), weight_RD)
 
-    def gate(self, x_ND: Tensor, gate_RD: Tensor, y_ND: Tensor) -> Tensor:
-        """x + gate y."""
+    def _gated(self, x_ND: Tensor, gate_RD: Tensor, y_ND: Tensor) -> Tensor:
         if len(set(self.lengths)) == 1:
             shape = (len(self.lengths), -1, x_ND.shape[-1])
             return (x_ND.view(shape) + gate_RD[:, None] * y_ND.view(shape)).view_as(x_ND)
