@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
+from attrs import evolve
 
 from qi_core import checkpoint
+from qi_core.asking import Ask, led, together
 from qi_core.dealing import deal, over_replicas
 from qi_core.dice import Dice
 from qi_core.encoder import Encoders
 from qi_core.errors import QiError
-from qi_core.evaluation import Validation
+from qi_core.evaluation import Evaluation, Validation
+from qi_core.generate import Painter
 from qi_core.objective import Loss, Mean
 from qi_core.run import Run
 from qi_core.settings import Preview
@@ -73,25 +78,47 @@ def preview(run: Run, last: bool) -> None:
     if not settings.every or not settings.prompts or not due(settings.every, run.step, last):
         return
     sizes = [(settings.height, settings.width)] * len(settings.prompts)
-    with run.painter() as painter:
-        images = painter.paint(settings.prompts, sizes)
-    pictures = tuple(
-        Picture(image=image, caption=prompt) for image, prompt in zip(images, settings.prompts, strict=True)
-    )
-    _publish(run, Evaluated(step=run.step, name="preview", pictures=pictures))
+
+    def painted(painter: Painter) -> Evaluated:
+        pictures = zip(painter.paint(settings.prompts, sizes), settings.prompts, strict=True)
+        shown = tuple(Picture(image=image, caption=prompt) for image, prompt in pictures)
+        return Evaluated(step=run.step, name="preview", pictures=shown)
+
+    _paint(run, painted)
 
 
 def evaluate(run: Run, last: bool) -> None:
-    """Every evaluation that is due."""
+    """Every evaluation that is due. They run on rank 0: pictures are judged once, and files written once. All ranks
+    paint for them, and compute losses."""
     for item in run.evaluations:
         if not due(item.every, run.step, last):
             continue
-        if isinstance(item.evaluation, Validation):
-            found = item.evaluation.validate(lambda batch, dice: objective_loss(run, batch, dice), run.step)
+        if run.strategy.team.send(isinstance(item.evaluation, Validation)):
+            jobs = {"loss": partial(objective_loss, run)}
+            led(run.strategy.team, jobs, partial(_validate, run, item.evaluation))
         else:
-            with run.painter() as painter:
-                found = item.evaluation.evaluate(painter, run.step)
-        _publish(run, found)
+            _paint(run, partial(_evaluate, run, item.evaluation))
+
+
+def _validate(run: Run, evaluation: object, ask: Ask) -> None:
+    assert isinstance(evaluation, Validation)
+    _publish(run, evaluation.validate(partial(ask, "loss"), run.step))
+
+
+def _evaluate(run: Run, evaluation: Evaluation | Validation | None, painter: Painter) -> Evaluated:
+    assert not isinstance(evaluation, Validation)
+    assert evaluation is not None
+    return evaluation.evaluate(painter, run.step)
+
+
+def _paint(run: Run, work: Callable[[Painter], Evaluated]) -> None:
+    """What rank 0 makes of pictures that all ranks paint."""
+    with run.painter() as painter:
+        led(
+            run.strategy.team,
+            {"paint": painter.paint},
+            lambda ask: _publish(run, work(evolve(painter, asks=partial(ask, "paint")))),
+        )
 
 
 @torch.no_grad()
@@ -99,10 +126,14 @@ def objective_loss(run: Run, batch: Any, dice: Dice) -> Loss:
     """What the run's objective says of a batch that is not trained on."""
     training = run.model.training
     run.model.eval()
-    try:
+
+    def computed() -> tuple[Loss, float]:
         ((mine, share),) = deal(batch, run.strategy.replicas, run.strategy.replica, 1)
         with run.strategy.autocast():
-            loss = run.objective.loss(run.model, run.objective.prepare(mine, run.models, dice), dice)
+            return run.objective.loss(run.model, run.objective.prepare(mine, run.models, dice), dice), share
+
+    try:
+        loss, share = together(run.strategy.team, computed)
     finally:
         run.model.train(training)
     parts = loss.parts if share else {name: Mean(0 * m.total, 0 * m.count) for name, m in loss.parts.items()}
@@ -123,8 +154,6 @@ def refuse_validation(run: Run) -> None:
 
 def _publish(run: Run, found: Evaluated) -> None:
     """Write the picture grid, remember the result, tell the trackers."""
-    from attrs import evolve
-
     if found.pictures:
         from qi_core.pictures import picture_grid, save_png
 

@@ -17,6 +17,7 @@ from qi_core.objective import Mean
 from qi_core.parallel import Strategy
 
 AnyBatch = TypeVar("AnyBatch", bound=Batch)
+T = TypeVar("T")
 
 
 def deal(batch: AnyBatch, replicas: int, replica: int, parts: int) -> list[tuple[AnyBatch, float]]:
@@ -28,7 +29,9 @@ def deal(batch: AnyBatch, replicas: int, replica: int, parts: int) -> list[tuple
     own = [batch.pick(each) for each in balanced(batch.costs, replicas)] if replicas > 1 else [batch]
     most = min(parts, max(len(each) for each in own))
     dealt = [(micro, len(micro) / len(batch)) for micro in own[replica].split(most)] if len(own[replica]) else []
-    return dealt + [(batch.pick([0]), 0.0)] * (most - len(dealt))
+    while len(dealt) < most:
+        dealt.append((batch.pick([0]), 0.0))
+    return dealt
 
 
 def balanced(costs: Sequence[int], replicas: int) -> list[list[int]]:
@@ -46,8 +49,19 @@ def balanced(costs: Sequence[int], replicas: int) -> list[list[int]]:
     return [sorted(each) for each in own]
 
 
+def of_replicas(strategy: Strategy, item: T) -> list[T]:
+    """What each replica gives, in their order, to all ranks. Of the ranks of one, whose items should be the same, the
+    first one's counts. For small things, or large ones one by one: every rank holds what all of them sent."""
+    team = strategy.team
+    each = team.ranks // strategy.replicas
+    return team.gather(item if team.rank % each == 0 else None)[::each]  # type: ignore[return-value]
+
+
 def over_replicas(strategy: Strategy, value: Tensor, parts: Mapping[str, Mean]) -> tuple[Tensor, dict[str, Mean]]:
-    """Sums over replicas, in one exchange. Every replica has the same parts, be their counts zero."""
-    rows = [torch.stack([mean.total, mean.count]) for mean in parts.values()]
+    """Sums over replicas. Parts that some replicas lack (a reward that could be told of none of their pictures) are
+    the sums of the others."""
+    names = list(dict.fromkeys(name for own in of_replicas(strategy, list(parts)) for name in own))
+    nothing = torch.zeros(2, device=value.device)
+    rows = [torch.stack([parts[name].total, parts[name].count]) if name in parts else nothing for name in names]
     whole = strategy.sum(torch.cat([value.reshape(1), *rows]))
-    return whole[0], {name: Mean(*pair) for name, pair in zip(parts, whole[1:].view(-1, 2), strict=True)}
+    return whole[0], {name: Mean(*pair) for name, pair in zip(names, whole[1:].view(-1, 2), strict=True)}

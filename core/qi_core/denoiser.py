@@ -67,6 +67,18 @@ class DenoiserModule(nn.Module, ABC):
         return self.velocity(latents, t, condition)
 
 
+@frozen(eq=False)
+class Called:
+    """A network as a ``Denoiser``, through its call: strategies hang their hooks there, and not at ``velocity``."""
+
+    network: DenoiserModule
+
+    def velocity(self, latents: Latents, t: Tensor, condition: Condition) -> Latents:
+        """See ``Denoiser``."""
+        found: Latents = self.network(latents, t, condition)
+        return found
+
+
 class DenoiserComponent(Protocol):
     """The settings of a denoiser."""
 

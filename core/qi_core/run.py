@@ -40,7 +40,8 @@ class Evaluating:
     """An evaluation and when it is due."""
 
     every: int
-    evaluation: Evaluation | Validation
+    evaluation: Evaluation | Validation | None
+    """None on other ranks than the first, which serve it."""
 
 
 @define(kw_only=True, eq=False)

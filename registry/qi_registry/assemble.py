@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from qi_core.generate import Painter
     from qi_core.objective import Objective
     from qi_core.parallel import Strategy
-    from qi_core.run import Run
+    from qi_core.run import Evaluating, Run
     from qi_core.shadow import Shadow
     from qi_core.shards import Held
     from qi_core.store import Checkpoint
@@ -42,8 +42,9 @@ def assemble(recipe: Recipe, folder: Path, strategy: Strategy | None = None) -> 
     from attrs import evolve
 
     from qi_core import checkpoint
+    from qi_core.asking import together
     from qi_core.chores import refuse_preview, refuse_validation
-    from qi_core.run import Evaluating, Run
+    from qi_core.run import Run
     from qi_core.source import OnPolicy
 
     store = recipe.store.build(folder, strategy.team)
@@ -84,13 +85,11 @@ def assemble(recipe: Recipe, folder: Path, strategy: Strategy | None = None) -> 
         shadows=_shadows(recipe.objective, model, held, recipe.train.ema),
         adapter=adapter,
         trackers=[component.build(place) for component in recipe.tracker] if strategy.team.rank == 0 else [],
-        evaluations=[
-            Evaluating(every=component.every, evaluation=component.build(place)) for component in recipe.evaluation
-        ],
+        evaluations=together(strategy.team, lambda: _evaluations(recipe, place, strategy.team.rank == 0)),
         change=Changer(recipe),
         notes=notes,
     )
-    refuse_validation(run)
+    together(strategy.team, lambda: refuse_validation(run))
     _refuse_twins(recipe)
     if isinstance(source, OnPolicy):
         source.follow(run.models)
@@ -101,6 +100,16 @@ def assemble(recipe: Recipe, folder: Path, strategy: Strategy | None = None) -> 
             raise QiError(f"{error}{_differing(saved.recipe, run.recipe)}") from error
         notes.append(f"goes on from step {saved.step}")
     return run
+
+
+def _evaluations(recipe: Recipe, place: Place, main: bool) -> list[Evaluating]:
+    """They live on rank 0 alone, which asks the others for pictures and losses."""
+    from qi_core.run import Evaluating
+
+    return [
+        Evaluating(every=component.every, evaluation=component.build(place) if main else None)
+        for component in recipe.evaluation
+    ]
 
 
 def _refuse_twins(recipe: Recipe) -> None:

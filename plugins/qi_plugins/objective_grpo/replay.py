@@ -9,6 +9,7 @@ from attrs import frozen
 from torch import Tensor
 
 from qi_core import Condition, Denoiser, DenoiserModule, Dice, Guidance, Latents, QiError, Rollout, Rollouts
+from qi_core.denoiser import Called
 from qi_core.flow import Guided
 from qi_core.rollouts import NoisyStep
 from qi_core.sampler import StochasticSampler
@@ -43,18 +44,6 @@ class Points:
             negative=Condition.cat(negatives) if negatives else None,
             guidance=self.guidance,
         )
-
-
-@frozen(eq=False)
-class Called:
-    """A network as a ``Denoiser``, through its ``forward``: strategies hang their hooks there."""
-
-    network: DenoiserModule
-
-    def velocity(self, latents: Latents, t: Tensor, condition: Condition) -> Latents:
-        """See ``qi_core.Denoiser``."""
-        found: Latents = self.network(latents, t, condition)
-        return found
 
 
 @frozen(kw_only=True, eq=False)
