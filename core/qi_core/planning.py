@@ -188,7 +188,9 @@ class Size:
 class Sized(Protocol):
     """The settings of an encoder that knows its size without being built."""
 
-    def size(self) -> Size: ...
+    def plan_size(self) -> Size:
+        """As built; as released, and told so, where the files are not there."""
+        ...
 
 
 @runtime_checkable
@@ -196,5 +198,5 @@ class Shown(Protocol):
     """The settings of a source that knows what sizes its pictures have."""
 
     def sides(self) -> Sequence[int]:
-        """Areas of target pictures, each as the side of a square in pixels."""
+        """Areas of target pictures, each as the side of a square in pixels; empty: sources within it know."""
         ...

@@ -8,6 +8,7 @@ from attrs import field, frozen, validators
 
 if TYPE_CHECKING:
     from qi_core import Place
+    from qi_core.planning import Size
     from qi_plugins.autoencoder_patchify.patches import Patches
 
 
@@ -25,3 +26,9 @@ class Patchify:
         from qi_plugins.autoencoder_patchify.patches import Patches
 
         return Patches(patch=self.patch, device=place.device)
+
+    def plan_size(self) -> Size:
+        """See ``qi_core.planning.Sized``."""
+        from qi_core.planning import Size
+
+        return Size(width=3 * self.patch**2, scale=self.patch)

@@ -15,12 +15,22 @@ from qi_core.release import copy_part, read_json
 
 if TYPE_CHECKING:
     from qi_core.place import Place
+    from qi_core.planning import Size
     from qi_plugins.cond_qwen25vl.conditioner import QwenConditioner
 
 Template: TypeAlias = Literal["edit-plus", "edit"]
 INDEX = "model_index.json"
 EDITS: Mapping[object, Template] = {"QwenImageEditPipeline": "edit", "QwenImageEditPlusPipeline": "edit-plus"}
 """Pipelines that edit, by the class that their index names."""
+RELEASED: Mapping[str, int] = {
+    "hidden_size": 3584,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "intermediate_size": 18944,
+    "vocab_size": 152064,
+}
+"""Of Qwen2.5-VL-7B's language model."""
 
 
 @frozen(kw_only=True)
@@ -65,6 +75,22 @@ class Qwen25VL:
         from qi_plugins.cond_qwen25vl.conditioner import QwenConditioner
 
         return QwenConditioner(self, place)
+
+    def plan_size(self) -> Size:
+        """See ``qi_core.planning.Sized``. The language model alone: the vision tower (0.7 billion weights) comes with
+        the first reference picture."""
+        from qi_core.planning import Size
+
+        try:
+            found, note = read_json(self.folder("text_encoder") / "config.json", "the settings of Qwen2.5-VL"), ""
+        except QiError:
+            found, note = {}, "conditioner: no folder of a text encoder; taken as Qwen2.5-VL-7B"
+        config = dict(RELEASED) | found | found.get("text_config", {})
+        width, layers = config["hidden_size"], config["num_hidden_layers"]
+        keys = width * config["num_key_value_heads"] // config["num_attention_heads"]
+        # A layer: q and o, k and v, their biases, three matrices of the MLP, two norms.
+        layer = 2 * width**2 + 2 * width * keys + width + 2 * keys + 3 * width * config["intermediate_size"] + 2 * width
+        return Size(width=width, parameters=config["vocab_size"] * width + layers * layer + width, note=note)
 
     def folder(self, part: Literal["text_encoder", "tokenizer", "processor"]) -> Path:
         """Where a part of the checkpoint lies. Raises QiError if that is no folder."""

@@ -8,6 +8,7 @@ from attrs import field, frozen, validators
 
 if TYPE_CHECKING:
     from qi_core import Place
+    from qi_core.planning import Size
     from qi_plugins.conditioner_characters.embedding import CharacterTokens
 
 
@@ -30,3 +31,9 @@ class Characters:
         from qi_plugins.conditioner_characters.embedding import CharacterTokens
 
         return CharacterTokens(width=self.width, positions=self.positions, device=place.device)
+
+    def plan_size(self) -> Size:
+        """See ``qi_core.planning.Sized``."""
+        from qi_core.planning import Size
+
+        return Size(width=self.width)

@@ -69,6 +69,10 @@ class Images:
     max_line: int = field(default=2**20, validator=validators.gt(0))
     """Bytes of a line of a JSONL, and of a .json in a shard."""
 
+    def sides(self) -> tuple[int, ...]:
+        """See ``qi_core.planning.Shown``."""
+        return (self.side,)
+
     def build(self, place: Place, multiple: int) -> Source[Samples]:
         """Finds the samples and reads every caption and header. Raises QiError if nothing is usable."""
         from qi_core.shuffling import Fingerprint

@@ -72,6 +72,10 @@ class PreferencePairs:
     max_line: int = field(default=2**20, validator=validators.gt(0))
     """Bytes of a line."""
 
+    def sides(self) -> tuple[int, ...]:
+        """See ``qi_core.planning.Shown``."""
+        return (self.side,)
+
     def build(self, place: Place, multiple: int) -> Source[Pairs]:
         """Reads every row and every header. Raises QiError if nothing is usable."""
         from qi_core.shuffling import Fingerprint, scan

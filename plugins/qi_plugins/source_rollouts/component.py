@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
@@ -62,6 +63,10 @@ class Drawing:
     """Pictures drawn at once. While the next ones are drawn, rewards judge these."""
     seed: int = field(default=0, validator=validators.ge(0))
     """Another number draws other noise from the same seed of the run."""
+
+    def sides(self) -> tuple[int, ...]:
+        """See ``qi_core.planning.Shown``."""
+        return (round(math.sqrt(self.height * self.width)),) if self.prompts is None else ()
 
 
 @frozen(kw_only=True)

@@ -11,9 +11,10 @@ from qi_core.errors import QiError
 from qi_core.place import Place
 from qi_core.release import copy_part
 from qi_core.weights import NO_FLOAT16
-from qi_plugins.vae_qwen.config import read_config
+from qi_plugins.vae_qwen.config import VaeConfig, read_config
 
 if TYPE_CHECKING:
+    from qi_core.planning import Size
     from qi_plugins.vae_qwen.autoencoder import QwenVae
 
 
@@ -65,6 +66,17 @@ class VaeQwen:
             else None,
             batch_pixels=self.batch_pixels,
         )
+
+    def plan_size(self) -> Size:
+        """See ``qi_core.planning.Sized``."""
+        from qi_core.planning import Size
+        from qi_plugins.vae_qwen.weights import CONFIG, parameters
+
+        try:
+            config, note = read_config(self._folder(CONFIG) / CONFIG), ""
+        except QiError:
+            config, note = VaeConfig(), f"autoencoder: nothing in {self.path}; taken as released"
+        return Size(width=4 * config.z_dim, scale=2 * config.shrink, parameters=parameters(config), note=note)
 
     def at(self, pipeline: Path) -> VaeQwen:
         """See ``qi_core.release.Released``."""
