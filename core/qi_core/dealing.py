@@ -52,9 +52,13 @@ def balanced(costs: Sequence[int], replicas: int) -> list[list[int]]:
 def of_replicas(strategy: Strategy, item: T) -> list[T]:
     """What each replica gives, in their order, to all ranks. Of the ranks of one, whose items should be the same, the
     first one's counts. For small things, or large ones one by one: every rank holds what all of them sent."""
-    team = strategy.team
-    each = team.ranks // strategy.replicas
-    return team.gather(item if team.rank % each == 0 else None)[::each]  # type: ignore[return-value]
+    each = strategy.team.ranks // strategy.replicas
+    return strategy.team.gather(item if is_first(strategy) else None)[::each]  # type: ignore[return-value]
+
+
+def is_first(strategy: Strategy) -> bool:
+    """Whether this rank is the first one of its replica."""
+    return strategy.team.rank % (strategy.team.ranks // strategy.replicas) == 0
 
 
 def over_replicas(strategy: Strategy, value: Tensor, parts: Mapping[str, Mean]) -> tuple[Tensor, dict[str, Mean]]:

@@ -13,6 +13,7 @@ from attrs import evolve
 from torch import Tensor
 
 from qi_core.data import Pair, Pairs
+from qi_core.dealing import is_first
 from qi_core.dice import Dice
 from qi_core.errors import QiError
 from qi_core.models import Models
@@ -77,8 +78,12 @@ class OnPolicySource(ABC, Generic[Item, BatchOf]):
         """Back."""
 
     def follow(self, models: Models) -> None:
-        """See ``OnPolicy.follow``."""
+        """See ``OnPolicy.follow``. Of ranks that draw the same pictures the first one judges them."""
         self._models = models
+        if not is_first(models.strategy):
+            self._scorer = Scorer(self._rewards)
+            self._scorer.close()
+            self._rewards = {}  # what models they hold is let go of
 
     def draw(self, count: int) -> BatchOf:
         """What one update learns from: at most ``count`` items, none if there was nothing to learn."""

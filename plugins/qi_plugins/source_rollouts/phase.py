@@ -1,22 +1,27 @@
 """One rollout: prompts in groups -> sampler -> pictures -> rewards, which work while the next pictures are drawn.
 
 Everything random follows from the seed, the rollout's number and the place of the picture in it, so that how pictures
-are cut into chunks changes nothing that is drawn.
+are cut into chunks, or dealt over replicas, changes nothing that is drawn.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
+from math import prod
 
 import torch
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from torch import Tensor
 
+from qi_core.asking import together
 from qi_core.data import Condition, Latents
-from qi_core.denoiser import Denoiser
+from qi_core.dealing import balanced, is_first, of_replicas
+from qi_core.denoiser import Called, Denoiser
 from qi_core.dice import Dice
 from qi_core.flow import Guided
 from qi_core.generate import eight_bits
@@ -53,7 +58,7 @@ class Picture:
     latents: Latents
     steps: tuple[NoisyStep, ...]
     image: Tensor | None
-    """(3, H, W) uint8; None where it holds values that are no numbers."""
+    """(3, H, W) uint8; None where it holds values that are no numbers, and once it is judged."""
 
 
 @frozen(kw_only=True, eq=False)
@@ -81,26 +86,62 @@ class Artist:
     _seconds: dict[str, float] = field(factory=dict, init=False)
 
     def phase(self, tasks: Sequence[Task], number: int) -> Phase:
-        """The rollout of that number. Raises QiError where a reward cannot do its work at all."""
+        """The rollout of that number, the same on all ranks. Raises QiError where a reward cannot do its work at all.
+
+        Whole groups are dealt over replicas, each draws its own, and its first rank has them judged.
+        """
         self._seconds.clear()
-        dice = Dice(self.seed, number)
-        judging = Judging(self.settings, self.scorer)
-        pictures: list[Picture] = []
-        with torch.no_grad(), self.models.strategy.autocast(), evaluating(self.models):
+        dice, strategy, size = Dice(self.seed, number), self.models.strategy, self.settings.group
+        judges = is_first(strategy)
+        with torch.no_grad(), strategy.autocast(), evaluating(self.models):
             groups = self._groups(tasks, number)
-            count, size = len(tasks) * self.settings.group, self.settings.chunk
-            for start in range(0, count, size):
-                drawn = self._draw(range(start, min(start + size, count)), groups, number, dice)
-                pictures += drawn
-                judging.judge(drawn, groups, last=len(pictures) == count)
+            dealt = balanced([self._tokens(group) for group in groups], strategy.replicas)
+            pictures = [[group * size + i for group in own for i in range(size)] for own in dealt]
+            mine = pictures[strategy.replica]
+            judging = Judging(self.settings, self.scorer, [groups[group] for group in dealt[strategy.replica]])
+            drawn: list[Picture] = []
+            for start in range(0, max(map(len, pictures)), self.settings.chunk):
+                which = mine[start : start + self.settings.chunk]
+                # As many passes as the others make, who may need this rank's part of the weights: never seen.
+                some = self._draw(which or [0], groups, number, dice)[: len(which)]
+                drawn += some
+                together(strategy.team, partial(judging.judge, some if judges else ()))
         with self._watch("waiting"):
-            scores, failures = judging.gather()
+            told = together(strategy.team, judging.gather)
+        return self._put_together(groups, pictures, drawn, told)
+
+    def _tokens(self, group: Group) -> int:
+        """Of one of its pictures, as the denoiser meets it."""
+        condition = group.condition
+        references = sum(condition.references.lengths) if condition.references is not None else 0
+        return prod(self.models.encoders.grid(*group.task.size)) + sum(condition.lengths) + references
+
+    def _put_together(
+        self, groups: Sequence[Group], which: Sequence[Sequence[int]], drawn: Sequence[Picture], told: Told
+    ) -> Phase:
+        """What all replicas drew and were told, on every rank. ``which``: the numbers of each one's pictures."""
+        strategy = self.models.strategy
+        with self._watch("exchange"):
+            found: dict[int, Picture] = {}
+            for turn in range(max(map(len, which))):  # one a replica at a time: what is on its way is in memory too
+                own = evolve(drawn[turn], image=None) if turn < len(drawn) else None
+                for numbers, picture in zip(which, of_replicas(strategy, own), strict=True):
+                    if picture is not None:
+                        found[numbers[turn]] = picture
+            verdicts = of_replicas(strategy, told)
+        failures: Counter[str] = Counter()
+        scores: dict[str, dict[int, float | None]] = {weighted.name: {} for weighted in self.settings.rewards}
+        for numbers, one in zip(which, verdicts, strict=True):
+            failures.update(one.failures)
+            for name, values in one.scores.items():
+                scores[name] |= dict(zip(numbers, values, strict=True))
+        seconds = of_replicas(strategy, dict(self._seconds))
         return Phase(
             groups=tuple(groups),
-            pictures=tuple(pictures),
-            scores=scores,
+            pictures=tuple(found[number] for number in range(len(found))),
+            scores={name: tuple(values[number] for number in range(len(found))) for name, values in scores.items()},
             failures=failures,
-            seconds=dict(self._seconds),
+            seconds={name: max(own[name] for own in seconds) for name in self._seconds},
         )
 
     def _groups(self, tasks: Sequence[Task], number: int) -> list[Group]:
@@ -122,7 +163,7 @@ class Artist:
                 ]
         return found
 
-    def _draw(self, which: range, groups: Sequence[Group], number: int, dice: Dice) -> list[Picture]:
+    def _draw(self, which: Sequence[int], groups: Sequence[Group], number: int, dice: Dice) -> list[Picture]:
         """Pictures number ``which`` of the rollout."""
         settings, encoders = self.settings, self.models.encoders
         device = self.models.strategy.device
@@ -147,7 +188,8 @@ class Artist:
             )
         with self._watch("decoding"):
             images = [eight_bits(image) for image in encoders.autoencoder.decode(latents, whole=True)]
-            apart = latents.to(torch.device("cpu")).split()
+            # With memory of their own: a part of a batch would keep, and send to other ranks, all of it.
+            apart = [one.with_tokens(one.tokens.clone()) for one in latents.to(torch.device("cpu")).split()]
         return [
             Picture(key=f"{group.id}/{i % settings.group}", group=member, latents=one, steps=tuple(steps), image=image)
             for i, member, group, one, steps, image in zip(
@@ -168,7 +210,7 @@ class Artist:
         """x_0. Where the sampler can be replayed, its noisy steps are recorded; a group shares one window."""
         device, sampler = noise.tokens.device, self.settings.sampler
         condition = Condition.cat([group.condition for group in own]).to(device)
-        denoiser: Denoiser = self.models.denoiser
+        denoiser: Denoiser = Called(self.models.denoiser)
         negatives = [group.negative for group in own if group.negative is not None]
         if negatives:
             denoiser = Guided(denoiser, Condition.cat(negatives).to(device), self.settings.guidance)
@@ -184,48 +226,61 @@ class Artist:
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - began
 
 
-class Judging:
-    """Hands pictures to the rewards as they come, and gathers what was said of them at the end."""
+@frozen(kw_only=True, eq=False)
+class Told:
+    """What was said of a replica's pictures."""
 
-    def __init__(self, settings: Drawing, scorer: Scorer) -> None:
+    scores: Mapping[str, tuple[float | None, ...]]
+    """By reward: a value a picture, in the order in which they were drawn."""
+    failures: Mapping[str, int]
+    """Why values are missing, counted."""
+
+
+class Judging:
+    """Hands pictures to the rewards as they come, and gathers what was said of them at the end. ``groups``: those that
+    are drawn here."""
+
+    def __init__(self, settings: Drawing, scorer: Scorer, groups: Sequence[Group]) -> None:
         self._names = [weighted.name for weighted in settings.rewards]
-        self._whole = settings.group if any(weighted.reward.groupwise for weighted in settings.rewards) else 1
+        self._compared = any(weighted.reward.groupwise for weighted in settings.rewards)
+        self._size, self._groups = settings.group, groups
         self._scorer = scorer
         self._waiting: list[Candidate] = []
-        self._total = 0
         self._asked: list[tuple[list[str], Future[dict[str, Scores]]]] = []
         self._keys: list[str] = []
 
-    def judge(self, pictures: Sequence[Picture], groups: Sequence[Group], last: bool) -> None:
+    def judge(self, pictures: Sequence[Picture]) -> None:
         """Submits what can be: everything, or where a reward compares, whole groups. Raises what a reward raised."""
         for _, future in self._asked:
             if future.done():
                 verdict(future)
-        self._total += len(pictures)
-        self._keys += [picture.key for picture in pictures]
-        self._waiting += [
-            candidate(picture, groups[picture.group]) for picture in pictures if picture.image is not None
-        ]
-        part = groups[self._total // self._whole].id if self._whole > 1 and not last else None
+        for picture in pictures:
+            group = self._groups[len(self._keys) // self._size]
+            self._keys.append(picture.key)
+            if picture.image is not None:
+                self._waiting.append(candidate(picture, group))
+        cut = self._compared and len(self._keys) % self._size
+        part = self._groups[len(self._keys) // self._size].id if cut else None
         ready = [c for c in self._waiting if c.group != part]
         self._waiting = [c for c in self._waiting if c.group == part]
         if ready:
             self._asked.append(([c.key for c in ready], self._scorer.submit(ready)))
 
-    def gather(self) -> tuple[dict[str, tuple[float | None, ...]], dict[str, int]]:
-        """By reward, a value a picture; why values are missing, counted."""
+    def gather(self) -> Told:
+        """Waits for all that was asked."""
         found: dict[str, dict[str, float | None]] = {name: {} for name in self._names}
-        failures: dict[str, int] = {}
+        failures: Counter[str] = Counter()
         for keys, future in self._asked:
             for name, scores in verdict(future).items():
                 found[name] |= dict(zip(keys, scores.values, strict=True))
-                for reason, count in scores.failures.items():
-                    told = f"reward {name}: {reason}"
-                    failures[told] = failures.get(told, 0) + count
+                failures.update({f"reward {name}: {reason}": count for reason, count in scores.failures.items()})
         judged = sum(len(keys) for keys, _ in self._asked)
         if unfit := len(self._keys) - judged:
             failures["pictures with values that are no numbers"] = unfit
-        return {name: tuple(values.get(key) for key in self._keys) for name, values in found.items()}, failures
+        return Told(
+            scores={name: tuple(values.get(key) for key in self._keys) for name, values in found.items()},
+            failures=failures,
+        )
 
 
 def candidate(picture: Picture, group: Group) -> Candidate:
