@@ -51,7 +51,7 @@ def test_every_rank_gets_the_pictures_of_one(painter: Painter, ranks: int, tenso
         return own.paint(PROMPTS, SIZES, REFERENCES, batch=1), calls
 
     found = all_well(on_ranks(ranks * tensor, paints, tensor))
-    for images, calls in found:
+    for images, _ in found:
         assert [image.shape for image in images] == [image.shape for image in alone]
         for image, wanted in zip(images, alone, strict=True):
             torch.testing.assert_close(image, wanted, atol=1e-5, rtol=0)
