@@ -40,6 +40,7 @@ from qi_core import (
     Shadowed,
     Sharding,
     Source,
+    Strategy,
     Train,
     flow,
     loop,
@@ -312,6 +313,7 @@ def train(
     accumulate: int = 1,
     clip: float = 1.0,
     seed: int = 0,
+    strategy: Strategy | None = None,
 ) -> tuple[DenoiserModule, list[Mapping[str, float]]]:
     """From the base (or ``model``, in place): the trained model, and what each step told (``loss`` among it).
 
@@ -333,7 +335,7 @@ def train(
         sampler=Euler(steps=25, shift="none"),
         source=source,
         optimizer=AdamW(lr=lr, betas=(0.9, 0.99), eps=1e-15, schedule="cosine").build(model, steps),
-        strategy=Single(device="cpu").build(),
+        strategy=strategy or Single(device="cpu").build(),
         store=None,  # type: ignore[arg-type]  # nothing is saved
         shadows={name: Shadow(model, rule) for name, rule in rules.items()},
         trackers=[],
