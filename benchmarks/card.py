@@ -1,4 +1,4 @@
-"""What the benchmarks of a card share: peaks, timing, the shapes of the released model."""
+"""What the benchmarks of a card share: timing, the shapes of the released model."""
 
 from __future__ import annotations
 
@@ -8,38 +8,8 @@ from collections.abc import Callable
 
 import torch
 
-# Dense bfloat16 TFLOP/s with float32 sums, from the makers' data sheets (half of what they print "with sparsity").
-# A name stands before those that it begins with.
-PEAKS = {
-    "B200": 2250.0,
-    "GH200": 989.0,
-    "H200 NVL": 835.0,
-    "H200": 989.0,
-    "H100 PCIe": 756.0,
-    "H100 NVL": 835.0,
-    "H100": 989.0,
-    "H800": 989.0,
-    "H20": 148.0,
-    "A100": 312.0,
-    "A800": 312.0,
-    "L40S": 362.0,
-    "L40": 181.0,
-    "L4": 121.0,
-    "A10G": 70.0,
-    "A10": 125.0,
-    "RTX 6000 Ada": 364.0,
-    "RTX A6000": 155.0,
-    "RTX 5090": 209.5,
-    "RTX 4090": 165.2,
-    "RTX 3090": 71.0,
-}
 SCALE, CHANNELS, TEXT_WIDTH = 16, 64, 3584
 CAPTIONS = (64, 200, 128, 256)
-
-
-def peak_of(name: str) -> float | None:
-    """Dense bfloat16 peak of a card by its name, TFLOP/s."""
-    return next((peak for key, peak in PEAKS.items() if key in name), None)
 
 
 def seconds(work: Callable[[], object], device: torch.device, rounds: int) -> float | None:

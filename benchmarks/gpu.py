@@ -5,9 +5,9 @@
 
 A step is what a run does once pictures and captions are encoded: noise and times drawn, forward, loss and backward in
 bfloat16 with float32 weights, clip, AdamW. Captions of 64 to 256 tokens stand in one batch, packed.
-MFU is matrix products and attention of three forward passes (see flops.py) in the time of the step, as a part of the
-card's dense bfloat16 peak as its maker states it. Rollouts and updates: see gpu_rl.py. Nothing is downloaded; weights
-are random.
+MFU is matrix products and attention of three forward passes (see qi_plugins/mmdit/cost.py) in the time of the step, as
+a part of the card's dense bfloat16 peak as its maker states it. Rollouts and updates: see gpu_rl.py. Nothing is
+downloaded; weights are random.
 """
 
 from __future__ import annotations
@@ -20,20 +20,22 @@ from pathlib import Path
 
 import torch
 from attrs import asdict, frozen
-from card import CAPTIONS, CHANNELS, SCALE, TEXT_WIDTH, fresh_memory, most_memory, peak_of, seconds, shown
+from card import CAPTIONS, CHANNELS, SCALE, TEXT_WIDTH, fresh_memory, most_memory, seconds, shown
 from common import table, write
-from flops import Tokens, training_flops
 from gpu_rl import reinforce
 
 from qi_core import Condition, Dice, Examples, Latents, Place, Strategy
+from qi_core.planning import Tokens
 from qi_plugins.mmdit.architecture import PRESETS
 from qi_plugins.mmdit.component import MMDiT
+from qi_plugins.mmdit.cost import training_flops
 from qi_plugins.objective_flow.flow_matching import FlowMatching
 from qi_plugins.optimizer_adamw.component import AdamW
 from qi_plugins.parallel_single.component import Single
 from qi_plugins.vae_qwen.autoencoder import QwenVae
 from qi_plugins.vae_qwen.config import VaeConfig
 from qi_plugins.vae_qwen.network import VaeNetwork
+from qi_registry.planning.cards import peak_of
 
 
 @frozen(kw_only=True)

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 import torch
 from attrs import frozen
 from card import CAPTIONS, CHANNELS, SCALE, TEXT_WIDTH, fresh_memory, most_memory, seconds
-from flops import Tokens, forward_flops, training_flops
 
 from qi_core import (
     Condition,
@@ -30,8 +29,10 @@ from qi_core import (
     Window,
 )
 from qi_core.flow import Guided
+from qi_core.planning import Tokens
 from qi_plugins.mmdit.architecture import Architecture
 from qi_plugins.mmdit.component import MMDiT
+from qi_plugins.mmdit.cost import forward_flops, training_flops
 from qi_plugins.objective_grpo.grpo import Grpo
 from qi_plugins.objective_grpo.names import REFERENCE
 from qi_plugins.optimizer_adamw.component import AdamW

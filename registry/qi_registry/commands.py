@@ -18,6 +18,7 @@ BUILT_IN = {
     "import": "qi_registry.verbs.import_:Import",
     "export": "qi_registry.verbs.export:Export",
     "check": "qi_registry.verbs.check:Check",
+    "plan": "qi_registry.verbs.plan:Plan",
     "reward": "qi_registry.verbs.reward:Reward",
     "list": "qi_registry.verbs.list:List",
     "describe": "qi_registry.verbs.describe:Describe",
