@@ -47,7 +47,7 @@ class Fsdp:
     """Seconds after which an exchange between ranks counts as hung."""
 
     def build(self) -> Strategy:
-        """Join the other ranks. Raises QiError where the hardware, or the number of ranks, is not what was asked for."""
+        """Join the other ranks. Raises QiError where the hardware or the number of ranks is not what was asked for."""
         from qi_plugins.parallel_fsdp.strategy import LiveFsdp
 
         return LiveFsdp(self)

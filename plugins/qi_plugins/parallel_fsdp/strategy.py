@@ -63,7 +63,8 @@ class LiveFsdp:
         if len(every[0]) == 1 and not always:
             return None
         limit = timedelta(seconds=self._settings.timeout)  # a new group has torch's own, else, and not its parent's
-        return dist.new_subgroups_by_enumeration(every, timeout=limit)[0]
+        own: dist.ProcessGroup = dist.new_subgroups_by_enumeration(every, timeout=limit)[0]  # type: ignore[no-untyped-call]
+        return own
 
     def _make_mesh(self, copying: dist.ProcessGroup | None, sharding: dist.ProcessGroup | None) -> DeviceMesh | None:
         if sharding is None and copying is None:
@@ -151,7 +152,7 @@ class LiveFsdp:
         if self._computing is not None and new:
             flat = torch.cat([grad.flatten() for grad in new])
             dist.all_reduce(flat, group=self._computing)
-            for grad, total in zip(new, flat.split([grad.numel() for grad in new]), strict=True):
+            for grad, total in zip(new, torch.split(flat, [grad.numel() for grad in new]), strict=True):
                 grad.copy_(total.view_as(grad))
         for parameter, old in zip(self._partial, before, strict=True):
             if parameter.grad is None:

@@ -54,7 +54,7 @@ def divide(model: DenoiserModule, sharding: Sharding, rank: int, group: dist.Pro
             parameter.data = _part(name, parameter.data, dimensions[name], rank, degree)
     for name, module in model.named_modules():
         if any(fnmatchcase(name, pattern) for pattern in sharding.entries):
-            module.forward = _entry(group)
+            module.forward = _entry(group)  # type: ignore[method-assign,assignment]
         elif isinstance(module, nn.Linear) and splits[f"{name}.weight"] in ("rows", "gathered"):
             wrap = _rows if splits[f"{name}.weight"] == "rows" else _gathered
             module.forward = wrap(module, module.forward, group)  # type: ignore[method-assign]
@@ -74,7 +74,8 @@ def _part(name: str, whole: Tensor, dimension: int, rank: int, degree: int) -> T
             f"parallel.tensor: {degree} does not divide the {size} features of {name}; "
             "choose a degree that divides the denoiser's widths"
         )
-    return whole.narrow(dimension, rank * (size // degree), size // degree).clone()
+    part: Tensor = whole.narrow(dimension, rank * (size // degree), size // degree).clone()
+    return part
 
 
 def _entry(group: dist.ProcessGroup) -> Callable[[Tensor], Tensor]:
@@ -151,19 +152,19 @@ def _summed(x: Tensor, group: dist.ProcessGroup) -> Tensor:
     return total
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _enter(x: Tensor, group: dist.ProcessGroup) -> Tensor:
     out: Tensor = _Enter.apply(x, group)  # type: ignore[no-untyped-call]
     return out
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _leave(x: Tensor, group: dist.ProcessGroup) -> Tensor:
     out: Tensor = _Leave.apply(x, group)  # type: ignore[no-untyped-call]
     return out
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _gather(x: Tensor, group: dist.ProcessGroup) -> Tensor:
     out: Tensor = _Gather.apply(x, group)  # type: ignore[no-untyped-call]
     return out
