@@ -13,10 +13,10 @@ operation passes through Python in both runs. Here nothing but the pieces runs t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
 from attrs import frozen
@@ -62,6 +62,7 @@ def selective() -> Iterator[None]:
             yield
     finally:
         _KEEPER.reset(token)
+        keeper.forget()  # the graph may hold the hook
 
 
 class _Keeper:
@@ -69,26 +70,35 @@ class _Keeper:
 
     def __init__(self) -> None:
         # The weak reference keeps a storage's address (not its memory) from being given to another one.
-        self._made: dict[int, tuple[StorageWeakRef, _Piece, int]] = {}
+        self._made: dict[int, tuple[StorageWeakRef, _Results, int]] = {}
 
     def pack(self, tensor: Tensor) -> Tensor | _Promise:
         """What is kept of a tensor that the backward pass needs."""
         found = self._made.get(_storage(tensor))
         if found is None or tensor.dtype != found[1].dtypes[found[2]]:
-            return tensor
-        _, piece, number = found
-        return _Promise(piece, number, tensor.size(), tensor.stride(), int(tensor.storage_offset()))
+            # A node that kept its own result by the name that leads back to the node would never be let go.
+            return tensor if isinstance(tensor, nn.Parameter) else tensor.detach()
+        _, results, number = found
+        return _Promise(results, number, tensor.size(), tensor.stride(), int(tensor.storage_offset()))
 
     def again(
         self, work: Callable[..., Any], tensors: tuple[Tensor, ...], modules: tuple[nn.Module, ...]
     ) -> Tensor | tuple[Tensor, ...]:
-        piece = _Piece(self, work, tensors, modules)
-        results = _Again.apply(piece, *tensors, *piece.parameters())  # type: ignore[no-untyped-call]
-        for number, result in enumerate(results if isinstance(results, tuple) else (results,)):
+        """Do it, and remember what it gave."""
+        inputs = tuple(self.pack(tensor.detach()) for tensor in tensors)
+        piece = _Piece(work, modules, tensors, inputs)
+        made = _Again.apply(piece, *tensors, *piece.parameters())  # type: ignore[no-untyped-call]
+        each = made if isinstance(made, tuple) else (made,)
+        results = _Results(piece, inputs, tuple(result.dtype for result in each))
+        for number, result in enumerate(each):
             storage = result.untyped_storage()
             alive = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
-            self._made[storage._cdata] = alive, piece, number
-        return cast("Tensor | tuple[Tensor, ...]", results)
+            self._made[storage._cdata] = alive, results, number
+        return cast("Tensor | tuple[Tensor, ...]", made)
+
+    def forget(self) -> None:
+        """The forward pass is over."""
+        self._made.clear()
 
 
 def _storage(tensor: Tensor) -> int:
@@ -103,35 +113,54 @@ _KEEPER: ContextVar[_Keeper | None] = ContextVar("keeper", default=None)
 
 
 @frozen(eq=False)
-class _Promise:
-    """A result of a piece, or a view of one."""
+class _Results:
+    """What a piece gave, by what it takes to compute that again."""
 
     piece: _Piece
+    inputs: tuple[Tensor | _Promise, ...]
+    dtypes: tuple[torch.dtype, ...]
+
+
+@frozen(eq=False)
+class _Promise:
+    """One of them, or a view of it."""
+
+    results: _Results
     number: int
     size: torch.Size
     stride: tuple[int, ...]
     offset: int
 
     def value(self) -> Tensor:
-        return self.piece.results()[self.number].detach().as_strided(self.size, self.stride, self.offset)
+        found = self.results.piece.done(lambda: self.results.inputs)[1][self.number]
+        return found.detach().as_strided(self.size, self.stride, self.offset)
 
 
 def _value(kept: Tensor | _Promise) -> Tensor:
     return kept.value() if isinstance(kept, _Promise) else kept
 
 
+Inputs: TypeAlias = Callable[[], Sequence[Tensor | _Promise]]
+
+
 class _Piece:
-    """Cheap work that was done once and can be done again."""
+    """Cheap work that was done once and can be done again.
+
+    It doesn't hold its inputs: nodes of the graph live until the whole backward pass is over; only what autograd saved
+    for them is let go as soon as it was used.
+    """
 
     def __init__(
-        self, keeper: _Keeper, work: Callable[..., Any], tensors: tuple[Tensor, ...], modules: tuple[nn.Module, ...]
+        self,
+        work: Callable[..., Any],
+        modules: tuple[nn.Module, ...],
+        tensors: tuple[Tensor, ...],
+        kept: tuple[Tensor | _Promise, ...],
     ) -> None:
-        self.dtypes: tuple[torch.dtype, ...] = ()
-        self._work = work
+        self.work = work
         self._modules = modules
-        self._inputs = [keeper.pack(tensor.detach()) for tensor in tensors]
-        self._versions = [tensor._version for tensor in tensors]
         self._needs = [tensor.requires_grad for tensor in tensors]
+        self._versions = [t._version if isinstance(k, Tensor) else None for t, k in zip(tensors, kept, strict=True)]
         self._autocast = _autocast(tensors[0].device.type)
         self._done: tuple[list[Tensor], tuple[Tensor, ...]] | None = None
 
@@ -139,39 +168,28 @@ class _Piece:
         """Asked anew each time: a strategy may have put others in their places."""
         return [parameter for module in self._modules for parameter in module.parameters()]
 
-    def first(self, tensors: tuple[Tensor, ...]) -> Any:
-        """The forward pass."""
-        made = self._work(*tensors)
-        self.dtypes = tuple(result.dtype for result in (made if isinstance(made, tuple) else (made,)))
-        return made
-
-    def results(self) -> tuple[Tensor, ...]:
-        """Computed again, or what that gave."""
-        return self._again()[1]
-
-    def gradients(self, grads: tuple[Tensor | None, ...]) -> list[Tensor | None]:
-        """Of the inputs and the parameters, None for those that need none; ends what is held."""
-        inputs, results = self._again()
-        self._done = None
-        every = [*inputs, *self.parameters()]
-        asked = [tensor for tensor in every if tensor.requires_grad]
-        pairs = [(out, grad) for out, grad in zip(results, grads, strict=True) if grad is not None]
-        found = iter(torch.autograd.grad([o for o, _ in pairs], asked, [g for _, g in pairs], allow_unused=True))
-        return [next(found) if tensor.requires_grad else None for tensor in every]
-
-    def _again(self) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+    def done(self, inputs: Inputs) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+        """Inputs and results with a graph between them; computed if they aren't there."""
         if self._done is None:
-            inputs = [
-                _value(kept).detach().requires_grad_(needs)
-                for kept, needs in zip(self._inputs, self._needs, strict=True)
-            ]
-            for kept, version in zip(self._inputs, self._versions, strict=True):
-                if isinstance(kept, Tensor) and kept._version != version:
-                    raise RuntimeError("an input of a piece that is computed again was changed in place")
+            values = [_value(kept) for kept in inputs()]
+            for value, version in zip(values, self._versions, strict=True):
+                if version not in (None, value._version):
+                    raise RuntimeError("an input of something that is computed again was changed in place")
+            own = [value.detach().requires_grad_(need) for value, need in zip(values, self._needs, strict=True)]
             with torch.enable_grad(), self._autocast():
-                made = self._work(*inputs)
-            self._done = inputs, made if isinstance(made, tuple) else (made,)
+                made = self.work(*own)
+            self._done = own, made if isinstance(made, tuple) else (made,)
         return self._done
+
+    def gradients(self, inputs: Inputs, grads: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Of the inputs and the parameters, None for those that need none. Nothing is held afterwards."""
+        own, results = self.done(inputs)
+        self._done = None
+        every = [*own, *self.parameters()]
+        asked = [tensor for tensor in every if tensor.requires_grad]
+        pairs = [(result, grad) for result, grad in zip(results, grads, strict=True) if grad is not None]
+        found = iter(torch.autograd.grad([r for r, _ in pairs], asked, [g for _, g in pairs], allow_unused=True))
+        return [next(found) if tensor.requires_grad else None for tensor in every]
 
 
 def _autocast(kind: str) -> Callable[[], torch.autocast]:
@@ -181,14 +199,16 @@ def _autocast(kind: str) -> Callable[[], torch.autocast]:
 
 
 class _Again(torch.autograd.Function):
-    """Forward: the work, nothing kept. Backward: the work once more, and back through it."""
+    """Forward: the work, nothing kept but its inputs. Backward: the work once more, and back through it."""
 
     @staticmethod
     def forward(ctx: Any, piece: _Piece, *tensors: Tensor) -> Any:
+        inputs = tensors[: len(tensors) - len(piece.parameters())]
         ctx.piece = piece
-        return piece.first(tensors[: len(tensors) - len(piece.parameters())])
+        ctx.save_for_backward(*inputs)
+        return piece.work(*inputs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        return (None, *ctx.piece.gradients(grads))
+        return (None, *ctx.piece.gradients(lambda: ctx.saved_tensors, grads))

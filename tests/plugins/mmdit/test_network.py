@@ -59,7 +59,7 @@ def test_new_weights_depend_on_the_seed_alone(place: Place) -> None:
     assert not torch.equal(first["img_in.weight"], other["img_in.weight"])
 
 
-@pytest.mark.parametrize("checkpointing", ["none", "all", 2])
+@pytest.mark.parametrize("checkpointing", ["none", "selective", "all", 2])
 @pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
 def test_every_trainable_tensor_gets_a_gradient(place: Place, checkpointing: str | int, autocast: bool) -> None:
     network = shaken(evolve(SMALL, checkpointing=checkpointing).build(place, WIDTH, TEXT))
@@ -75,7 +75,7 @@ def test_every_trainable_tensor_gets_a_gradient(place: Place, checkpointing: str
     }
 
 
-@pytest.mark.parametrize("checkpointing", ["all", 2])
+@pytest.mark.parametrize("checkpointing", ["selective", "all", 2])
 def test_checkpointing_changes_no_gradient(place: Place, checkpointing: str | int) -> None:
     plain = gradients(shaken(SMALL.build(place, WIDTH, TEXT)))
     kept = gradients(shaken(evolve(SMALL, checkpointing=checkpointing).build(place, WIDTH, TEXT)))
