@@ -189,6 +189,21 @@ class Batch(Protocol):
         ...
 
 
+def keys(batch: object) -> tuple[str, ...]:
+    """What the samples of a batch are called, where it says so."""
+    told = getattr(batch, "keys", None)
+    return tuple(told) if isinstance(told, tuple) else tuple(str(item.key) for item in getattr(batch, "items", ()))
+
+
+def listed(names: Sequence[str], room: int = 200) -> str:
+    """As many as there is room for, and how many more."""
+    shown = 0
+    while shown < len(names) and (not shown or sum(map(len, names[: shown + 1])) + 2 * shown <= room):
+        shown += 1
+    more = f" and {len(names) - shown} more" if shown < len(names) else ""
+    return ", ".join(names[:shown]) + more
+
+
 def all_slots(batch: Sized) -> tuple[int, ...]:
     """The places of a batch that is the whole of its step's."""
     return tuple(range(len(batch)))

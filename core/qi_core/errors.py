@@ -12,6 +12,15 @@ class QiError(Exception):
     ``where: what was found; what was wanted; what to do``.
     """
 
+    code = 2
+    """With which the command exits."""
+
+
+class LostError(QiError):
+    """Other ranks are gone, or did not come: no mistake of anybody's, and another attempt may go well."""
+
+    code = 1
+
 
 class RecipeError(QiError):
     """Every mistake of one recipe at once, a line each."""

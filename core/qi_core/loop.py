@@ -13,6 +13,7 @@ from types import FrameType, TracebackType
 import torch
 
 from qi_core import chores
+from qi_core.data import keys, listed
 from qi_core.dealing import deal, over_replicas
 from qi_core.dice import Dice
 from qi_core.errors import QiError
@@ -22,6 +23,7 @@ from qi_core.place import Closing
 from qi_core.run import Run
 from qi_core.source import OnPolicy
 from qi_core.tracker import Ended, Start, StepDone
+from qi_core.watch import Watch
 
 PATIENCE = 20
 """Updates in a row with gradients that cannot be used, before the run gives up."""
@@ -43,25 +45,26 @@ def train(run: Run) -> Ended:
         Start(folder=run.folder, step=run.step, steps=run.train.steps, parameters=parameters, notes=tuple(run.notes))
     )
     ahead = 0 if isinstance(run.source, OnPolicy) else run.train.prefetch
-    with closing(run), Signals() as signals, Feed(run.source, run.train.batch, ahead) as feed:
+    with closing(run), Signals() as signals, run.watch, Feed(run.source, run.train.batch, ahead) as feed:
         chores.changes(run)
         if run.step == 0 and run.train.evaluate_first:
             chores.evaluate(run, last=True)
             chores.preview(run, last=True)
         bad, stop = 0, ""
         while run.step < run.train.steps and not stop:
-            skipped = run.skipped_updates
             done = step(run, feed)
-            bad = bad + 1 if run.skipped_updates > skipped else 0
+            bad = bad + 1 if done.left_out else 0
             run.tell(done)
             if bad == PATIENCE:
                 raise QiError(
                     f"step {run.step}: {bad} updates in a row were left out, the last with a gradient norm of "
-                    f"{done.grad_norm:.3g}; lower the learning rate, and go on from the last checkpoint"
+                    f"{done.grad_norm:.3g} from the samples {listed(done.left_out)}; lower the learning rate or look "
+                    "at the samples, and go on from the last checkpoint"
                 )
             stop, heard = agree(run, signals)
             if heard or run.replay:
                 chores.changes(run)
+            run.watch.rest()
             last = run.step == run.train.steps
             chores.save(run, last)  # first, for an evaluation or a preview that fails ends the run
             chores.evaluate(run, last)
@@ -69,7 +72,7 @@ def train(run: Run) -> Ended:
             stop = stop or (signals.name if run.strategy.team.ranks == 1 else "")
         if run.saved != run.step:  # a signal ended the run between two saves
             chores.save(run, last=True)
-        run.store.wait()
+        chores.finish_save(run)
     ended = Ended(
         step=run.step,
         reason=stop or "done",
@@ -83,9 +86,9 @@ def train(run: Run) -> Ended:
 
 def step(run: Run, feed: Feed) -> StepDone:
     """One update: data, encode, forward, backward, step."""
-    watch = Watch()
+    watch = Times(run.watch)
     dice, models = Dice(run.train.seed, run.step), run.models
-    with watch("data"):
+    with watch("data", watched=not isinstance(run.source, OnPolicy)):  # rollouts take their time
         ready = feed.next()
         mine = deal(ready.batch, run.strategy.replicas, run.strategy.replica, run.train.accumulate)
     total = torch.zeros((), device=run.strategy.device)
@@ -102,6 +105,7 @@ def step(run: Run, feed: Feed) -> StepDone:
         for name, mean in loss.parts.items():
             counted = mean if share else Mean(torch.zeros_like(mean.total), torch.zeros_like(mean.count))
             parts[name] = parts[name].merged(counted) if name in parts else counted
+    skipped = run.skipped_updates
     with watch("step"):
         norm = _update(run) if len(ready.batch) else 0.0  # rollouts may have nothing to teach: then nothing moves
     run.step += 1
@@ -115,6 +119,7 @@ def step(run: Run, feed: Feed) -> StepDone:
         samples=len(ready.batch),
         seconds=watch.seconds,
         parts=_shown(means) | (dict(run.source.figures()) if isinstance(run.source, OnPolicy) else {}),
+        left_out=(keys(ready.batch) or ("unknown",)) if run.skipped_updates > skipped else (),
     )
 
 
@@ -173,20 +178,23 @@ def summary(run: Run) -> tuple[str, ...]:
 def closing(run: Run) -> Generator[None]:
     """Afterwards, whatever happened, parts that hold threads or connections let go of them."""
     with ExitStack() as stack:  # one that fails to close keeps none of the others open
-        for part in (run.source, *(item.evaluation for item in run.evaluations)):
+        for part in (run.source, run.store, *(item.evaluation for item in run.evaluations)):
             if isinstance(part, Closing):
                 stack.callback(part.close)
         yield
 
 
-class Watch:
-    """Where the time of a step went."""
+class Times:
+    """Where the time of a step went, and that it goes on."""
 
-    def __init__(self) -> None:
+    def __init__(self, watch: Watch) -> None:
         self.seconds: dict[str, float] = {}
+        self._watch = watch
 
     @contextmanager
-    def __call__(self, name: str) -> Generator[None]:
+    def __call__(self, name: str, watched: bool = True) -> Generator[None]:
+        if watched:
+            self._watch.see(name)
         began = time.perf_counter()
         try:
             yield

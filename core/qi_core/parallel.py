@@ -66,6 +66,11 @@ class Strategy(Protocol):
     @property
     def replicas(self) -> int: ...
 
+    @property
+    def timeout(self) -> float:
+        """Seconds without progress in a step after which a rank counts as hung; 0: it is not watched."""
+        ...
+
     def place(self, model: DenoiserModule, sharding: Sharding | None = None) -> DenoiserModule:
         """The model where it will be trained, divided or compiled as the settings say. All ranks give it with the same
         weights. ``sharding``: how it may be divided, where an adapter makes it another than the model's own."""

@@ -7,11 +7,12 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import define, field
+from attrs import Factory, define, field
 
 from qi_core.live import Channel, Ledger
 from qi_core.models import Models
 from qi_core.tracker import Change, Ended, Evaluated, Saved, Start, StepDone
+from qi_core.watch import Watch
 
 if TYPE_CHECKING:
     from qi_core.adapter import Adapter
@@ -62,7 +63,7 @@ class Run:
     optimizer: Optimizer
     strategy: Strategy
     store: Store
-    held: Held = field()
+    held: Held = field(default=Factory(lambda run: run.strategy.held(run.model), takes_self=True))
     """What this rank holds of the model's tensors."""
     shadows: dict[str, Shadow] = field(factory=dict)
     """Copies that follow the weights: ``ema``, and what the objective asks for."""
@@ -76,6 +77,8 @@ class Run:
     """Updates done."""
     saved: int = -1
     """Step of the last checkpoint of this process."""
+    saving: Saved | None = None
+    """It, until it is known to be whole and has been told."""
     position: dict[str, Any] = field(factory=dict)
     """Where the source stands after the last batch that was trained on."""
     skipped_updates: int = 0
@@ -88,16 +91,15 @@ class Run:
     channel: Channel = field(init=False)
     """Read on rank 0 alone."""
     ledger: Ledger = field(init=False)
+    watch: Watch = field(init=False)
+    """Over each step, where the strategy has several ranks."""
     replay: list[Change] = field(init=False, factory=list)
     """Changes in the ledger that have not come up yet."""
-
-    @held.default
-    def _placed(self) -> Held:
-        return self.strategy.held(self.model)
 
     def __attrs_post_init__(self) -> None:
         self.channel = Channel(self.folder)
         self.ledger = Ledger(self.folder)
+        self.watch = Watch(self.folder, self.strategy.team.rank, self.strategy.timeout)
 
     @property
     def main(self) -> bool:

@@ -5,20 +5,34 @@ What is told goes over gloo, apart from the collectives of the training step, an
 
 from __future__ import annotations
 
+import hashlib
 import os
+import time
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from attrs import frozen
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
-from qi_core.errors import QiError
+from qi_core.errors import LostError, QiError
+from qi_core.seat import Seat, meeting, seat
+
+if TYPE_CHECKING:
+    from qi_core.parallel import Team
+
+__all__ = ["Alone", "Ranks", "Seat", "by_first", "join", "leave", "lost", "refuse_company", "seat"]
 
 T = TypeVar("T")
 
 PATIENCE = timedelta(hours=24)
 """Of talk between ranks: one may judge pictures for an hour while the others wait. Steps have a watch of their own."""
+LINGER = 2.0
+"""Seconds that rank 0 stays after an error, so that others can see that it was told."""
+_boards: list[Store] = []
+"""Where the ranks met, once they have."""
 
 
 class Alone:
@@ -44,7 +58,7 @@ class Ranks:
 
     def __init__(self) -> None:
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
-        self._group = dist.new_group(backend="gloo", timeout=PATIENCE)
+        self._group: Any = dist.new_group(backend="gloo", timeout=PATIENCE)
 
     def gather(self, item: T) -> list[T]:
         """See ``Team``."""
@@ -63,33 +77,6 @@ class Ranks:
         return Ranks()
 
 
-@frozen
-class Seat:
-    """Which of several processes this one is, as its launcher says."""
-
-    rank: int = 0
-    ranks: int = 1
-    local_rank: int = 0
-    """Among those of this machine: the GPU that it takes."""
-
-
-def seat() -> Seat:
-    """From the environment: of ``qi run --nproc``, torchrun and Ray (RANK, WORLD_SIZE, LOCAL_RANK), or of Slurm's srun.
-
-    Raises QiError where they say something that cannot be.
-    """
-    for rank, ranks, local in (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")):
-        if ranks in os.environ and rank in os.environ:
-            try:
-                found = Seat(*(int(os.environ.get(name, "0")) for name in (rank, ranks, local)))
-            except ValueError as error:
-                raise QiError(f"{rank}, {ranks}, {local}: numbers were wanted ({error}); see to the launcher") from None
-            if not 0 <= found.rank < found.ranks:
-                raise QiError(f"{rank} is {found.rank} of {ranks} = {found.ranks}; see to the launcher")
-            return found
-    return Seat()
-
-
 def refuse_company(name: str) -> None:
     """Raises QiError if this is one of several processes, for a strategy of one."""
     if (ranks := seat().ranks) > 1:
@@ -102,23 +89,88 @@ def refuse_company(name: str) -> None:
 def join(device: torch.device, timeout: float) -> Ranks:
     """Meet the other ranks: nccl between GPUs, gloo between CPUs. ``timeout``: seconds that a collective may take.
 
-    Raises QiError where they don't come.
+    Raises LostError where they don't come.
     """
     if not dist.is_initialized():
-        here = seat()
-        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        os.environ.setdefault("MASTER_PORT", "29531")
+        here, (host, port) = seat(), meeting()
+        os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = host, str(port)
+        patience = timedelta(seconds=timeout)
         try:
+            board, _, _ = next(rendezvous("env://", here.rank, here.ranks, timeout=patience))
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+                store=PrefixStore("ranks", board),
                 rank=here.rank,
                 world_size=here.ranks,
-                timeout=timedelta(seconds=timeout),
+                timeout=patience,
                 device_id=device if device.type == "cuda" else None,
             )
         except (dist.DistError, RuntimeError, ValueError) as error:
-            raise QiError(
-                f"rank {here.rank} of {here.ranks}: the ranks did not meet at {os.environ['MASTER_ADDR']}:"
-                f"{os.environ['MASTER_PORT']} ({error}); see that all were started, with one address and port"
+            raise LostError(
+                f"rank {here.rank} of {here.ranks}: the ranks did not meet at {host}:{port} "
+                f"({first_line(error)}); see that all were started, with one address and port"
             ) from error
+        _boards[:] = [PrefixStore("last-words", board)]
     return Ranks()
+
+
+def joined() -> bool:
+    """Whether this process is one of several that have met."""
+    return bool(_boards)
+
+
+def leave() -> None:
+    """Part from the others, when all is done."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    _boards.clear()
+
+
+def by_first(team: Team, do: Callable[[], T]) -> T:
+    """What rank 0 makes, told to all. A QiError of its is raised on all."""
+    made: T | None = None
+    error = ""
+    if team.rank == 0:
+        try:
+            made = do()
+        except QiError as caught:
+            if team.ranks == 1:
+                raise
+            error = str(caught)
+    error, made = team.send((error, made))
+    if error:
+        raise QiError(error)
+    return cast("T", made)
+
+
+def lost(error: Exception) -> str:
+    """Why a collective failed, in short; nothing if the error is another."""
+    broken = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
+    if isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and ("gloo" in str(error) or any(word in str(error) for word in broken))
+    ):
+        return first_line(error)
+    return ""
+
+
+def first_line(error: Exception) -> str:
+    """Without the C++ stack below, and without the place in torch's source before."""
+    line = str(error).partition("\n")[0].strip()
+    return line.partition("] ")[2] if line.startswith("[") and "] " in line else line
+
+
+def told_by_another(text: str) -> bool:
+    """Whether another rank has told just the same. Its place is on the board where the ranks met."""
+    if not _boards:
+        return False
+    (board,) = _boards
+    key = hashlib.sha256(text.encode()).hexdigest()
+    try:
+        told = board.add(key, 1) > 1
+        # The board may be in rank 0's process: it stays while others, who fail alike, look.
+        deadline = time.monotonic() + LINGER
+        while seat().rank == 0 and board.add(key, 0) < seat().ranks and time.monotonic() < deadline:
+            time.sleep(0.02)
+    except (dist.DistError, RuntimeError):
+        return False
+    return bool(told)

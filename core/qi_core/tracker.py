@@ -43,6 +43,8 @@ class StepDone:
     """Where the time went: ``data``, ``encode``, ``forward``, ``backward``, ``step``."""
     parts: Mapping[str, float] = field(factory=dict)
     """What the objective told, by name."""
+    left_out: tuple[str, ...] = ()
+    """The samples, by key, of an update that was left out because its gradients could not be used."""
 
 
 @frozen(kw_only=True, eq=False)
@@ -77,11 +79,14 @@ class Change:
 
 @frozen(kw_only=True)
 class Saved:
-    """A checkpoint is whole."""
+    """A checkpoint is whole. It may be one of some steps ago, for stores write while training goes on."""
 
     step: int
     path: Path
     seconds: float
+    """From its beginning until it was whole."""
+    stall: float = 0.0
+    """Seconds of these for which training stood still."""
 
 
 @frozen(kw_only=True)

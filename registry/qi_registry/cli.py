@@ -7,12 +7,15 @@ import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 
+from qi_core import lastword
 from qi_core.command import Command
 from qi_core.errors import QiError
 
 USER_ERROR = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+LEAVE = 10.0
+"""Seconds that a rank may take to end once it has told why."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,8 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, where a closed pipe is still ours to handle
         return code
     except QiError as error:
-        print(error, file=sys.stderr)
-        return USER_ERROR
+        return _ended(str(error), error.code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -39,8 +41,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.filename is None:
             raise
-        print(f"{error.filename}: {error.strerror}", file=sys.stderr)
-        return USER_ERROR
+        return _ended(f"{error.filename}: {error.strerror}", USER_ERROR)
+
+
+def _ended(text: str, code: int) -> int:
+    """Tell why, and see that the process ends."""
+    lastword.tell(text, "mistake" if code == USER_ERROR else "lost")
+    team = sys.modules.get("qi_core.team")  # who has not imported it is no rank
+    if team and team.joined():
+        # Threads of a rank may still wait for others, which are gone; Python would wait for them at its end.
+        import faulthandler
+
+        faulthandler.dump_traceback_later(LEAVE, exit=True, file=os.open(os.devnull, os.O_WRONLY))
+    return code
 
 
 def _answer(words: list[str]) -> int:

@@ -177,6 +177,7 @@ class OneCpu:
 
     device, dtype, team = torch.device("cpu"), torch.float32, Alone()
     replica, replicas = 0, 1
+    timeout = 0.0
 
     def place(self, model: DenoiserModule, sharding: Sharding | None = None) -> DenoiserModule:
         """See ``Strategy.place``."""

@@ -24,6 +24,7 @@ class LiveSingle:
 
     team = Alone()
     replica, replicas = 0, 1
+    timeout = 0.0
 
     def __init__(self, settings: Single) -> None:
         self.device = devices.device(settings.device)

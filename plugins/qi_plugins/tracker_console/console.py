@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.text import Text
 
 from qi_core import Change, Ended, Evaluated, Saved, Start, StepDone
+from qi_core.data import listed
 from qi_core.meter import Meter
 
 REFRESH = 0.2
@@ -55,6 +56,10 @@ class LiveConsole:
 
     def _step(self, event: StepDone) -> None:
         self._meter.add(event)
+        if event.left_out:
+            self._say(
+                f"step {event.step}  update left out, gradient norm {event.grad_norm:.3g}: {listed(event.left_out)}"
+            )
         now = time.monotonic()
         if now < self._next and event.step != self._steps:
             return

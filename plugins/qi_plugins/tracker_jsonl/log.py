@@ -86,6 +86,7 @@ def _record(event: Start | StepDone | Evaluated | Change | Saved | Ended) -> tup
             return "step", {
                 "step": event.step, "loss": event.loss, "lr": event.lr, "grad_norm": event.grad_norm,
                 "samples": event.samples, "seconds": event.seconds, "parts": event.parts,
+                **({"left_out": event.left_out} if event.left_out else {}),
             }  # fmt: skip
         case Evaluated():
             captions = [picture.caption for picture in event.pictures]
