@@ -54,13 +54,30 @@ def changes(run: Run) -> None:
 
 
 def save(run: Run, last: bool) -> None:
-    """A checkpoint, if it is due."""
+    """A checkpoint, if it is due. The store may still be writing it afterwards; it is told once it is whole."""
+    _tell_saved(run)
     if not due(run.train.save_every, run.step, last):
         return
     began = time.perf_counter()
+    finish_save(run)
     path = run.store.save(checkpoint.take(run))
     run.saved = run.step
-    run.tell(Saved(step=run.step, path=path, seconds=time.perf_counter() - began))
+    run.saving = Saved(step=run.step, path=path, seconds=0.0, stall=time.perf_counter() - began)
+    _tell_saved(run)
+
+
+def finish_save(run: Run) -> None:
+    """Wait until the last checkpoint is whole. Raises QiError if it can't be."""
+    run.store.wait()
+    _tell_saved(run)
+
+
+def _tell_saved(run: Run) -> None:
+    """Tell trackers of a checkpoint that is whole by now."""
+    seconds = run.store.took()
+    if run.saving is not None and seconds is not None:
+        run.tell(evolve(run.saving, seconds=seconds))
+        run.saving = None
 
 
 def refuse_preview(preview: Preview, encoders: Encoders) -> None:

@@ -44,7 +44,7 @@ class Component(Protocol[T_co]):
 
 @runtime_checkable
 class Closing(Protocol):
-    """A live source or evaluation that holds threads, processes or connections."""
+    """A live source, evaluation or store that holds threads, processes or connections."""
 
     def close(self) -> None:
         """Let go of them. Called when the run's training ends, however it ends."""

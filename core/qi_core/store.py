@@ -49,12 +49,17 @@ class Store(Protocol):
         """Until the last save is whole, on all ranks. Raises what it would have raised."""
         ...
 
+    def took(self) -> float | None:
+        """Seconds in which the last save became whole; None as long as it isn't. Waits for nothing, raises nothing."""
+        ...
+
     def latest(self) -> int | None:
         """Step of the newest whole checkpoint, or None. Half-written ones are never taken."""
         ...
 
     def load(self, step: int | None = None) -> Checkpoint:
-        """A checkpoint (the newest). Tensors are read when they are asked for, one at a time.
+        """A checkpoint (the newest). Tensors are read when they are asked for, one at a time, or boxes of them
+        (``qi_core.tensorfiles.Regions``). Called by every rank of the team.
 
         Raises QiError naming the file if one is damaged.
         """
@@ -65,5 +70,6 @@ class StoreComponent(Protocol):
     """The settings of a store."""
 
     def build(self, folder: Path, team: Team | None = None) -> Store:
-        """``folder``: the run's folder. ``team``: the ranks that save together, if there are several."""
+        """``folder``: the run's folder. ``team``: the ranks of the run that saves into it, be it one. Without,
+        nobody trains meanwhile, and a save is whole when ``save`` returns."""
         ...

@@ -3,6 +3,9 @@
 Tensors are written in the safetensors format: eight bytes with the length of a JSON header, the header, the raw
 values. It is written here and not by the safetensors package because one pass then does everything: one tensor at a
 time leaves the GPU, its bytes are summed as they go by, and a full disk is an OSError that says so.
+
+A tensor may lie in several boxes, each in another file; where a box begins stands in the file's metadata, in the words
+of torch.distributed.checkpoint's HuggingFaceStorageWriter, so that its reader reads our files and we read its writer's.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import os
 import zlib
 from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -26,6 +30,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CHUNK = 1 << 24
+
+SHARDING, OFFSETS, SHAPE = "DCP_SHARDING_INFO", "saved_offsets", "shape"
+"""In a file's metadata: name -> where its box begins, and (ours alone) the shape of the whole tensor."""
 
 NAMES = {
     torch.float64: "F64",
@@ -98,6 +105,16 @@ class Form:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
+@frozen
+class Spot:
+    """Where a box belongs."""
+
+    offsets: tuple[int, ...]
+    """Where in the whole tensor it begins."""
+    shape: tuple[int, ...]
+    """Of the whole tensor."""
+
+
 @runtime_checkable
 class KnownForms(Protocol):
     """Tensors that are read or made one by one, while their forms are known beforehand."""
@@ -144,12 +161,19 @@ def shards(name: str, known: Mapping[str, Form], limit: int) -> Iterator[tuple[s
         yield f"{name}-{number:05d}-of-{len(parts):05d}.safetensors", part
 
 
-def safetensors(tensors: Mapping[str, Tensor], known: Mapping[str, Form]) -> Iterator[bytes | memoryview]:
+def safetensors(
+    tensors: Mapping[str, Tensor], known: Mapping[str, Form], spots: Mapping[str, Spot] | None = None
+) -> Iterator[bytes | memoryview]:
     """The bytes of a safetensors file, one tensor in memory at a time; the same tensors give the same bytes, whatever
-    their order. ``known``: what goes into the file; a tensor of another dtype is cast."""
+    their order. ``known``: what goes into the file; a tensor of another dtype is cast. ``spots``: where each belongs,
+    in a file of boxes."""
     # Widest values first, then by name: every tensor then starts at a multiple of its element's size.
     ordered = sorted(known, key=lambda name: (-known[name].dtype.itemsize, name))
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    metadata = {"format": "pt"}
+    if spots is not None:
+        boxes = {name: {OFFSETS: list(spots[name].offsets), SHAPE: list(spots[name].shape)} for name in ordered}
+        metadata |= {"DCP_VERSION": "1.0", SHARDING: json.dumps(boxes, separators=(",", ":"))}
+    header: dict[str, object] = {"__metadata__": metadata}
     start = 0
     for name in ordered:
         form = known[name]
@@ -171,48 +195,141 @@ def safetensors(tensors: Mapping[str, Tensor], known: Mapping[str, Form]) -> Ite
             yield values[at : at + CHUNK]
 
 
-class StoredTensors(Mapping[str, "Tensor"]):
-    """Tensors in safetensors files, each read when it is asked for and forgotten again.
+@frozen
+class _Box:
+    """A box of a tensor in a file."""
 
-    Raises QiError where a file cannot be read, or two hold a tensor of one name.
+    path: Path
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+    @property
+    def volume(self) -> int:
+        return math.prod(self.sizes)
+
+    @property
+    def corners(self) -> set[tuple[int, ...]]:
+        return set(product(*((at, at + size) for at, size in zip(self.offsets, self.sizes, strict=True))))
+
+
+class StoredTensors(Mapping[str, "Tensor"]):
+    """Tensors in safetensors files, each read when it is asked for and forgotten again, put together of its boxes.
+
+    Raises QiError where a file cannot be read, two hold a tensor of one name, or boxes don't fill their tensor.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self._home: dict[str, Path] = {}
+        self._boxes: dict[str, list[_Box]] = {}
         self.forms: dict[str, Form] = {}
+        boxed: dict[str, bool] = {}
         for path in paths:
             with _opened(path) as file:
+                spots = _spots(path, file.metadata() or {})
                 for name in file.keys():  # noqa: SIM118 (the reader is no dict)
-                    if name in self._home:
-                        raise QiError(f"{path}: {name!r} is in {self._home[name].name} too; get the files again")
+                    if name in boxed and not (boxed[name] and name in spots):
+                        other = self._boxes[name][0].path.name
+                        raise QiError(f"{path}: {name!r} is in {other} too; get the files again")
+                    boxed[name] = name in spots
                     part = file.get_slice(name)
                     if part.get_dtype() not in DTYPES:
                         raise QiError(f"{path}: {name} is {part.get_dtype()}; want one of {', '.join(DTYPES)}; cast it")
-                    self._home[name] = path
-                    self.forms[name] = Form(DTYPES[part.get_dtype()], tuple(part.get_shape()))
+                    self._add(path, name, Form(DTYPES[part.get_dtype()], tuple(part.get_shape())), spots.get(name))
+        for name, boxes in self._boxes.items():
+            if boxed[name] and not _tile(boxes, self.forms[name].shape):
+                raise QiError(
+                    f"{boxes[0].path.parent}: {name}: what {', '.join(sorted({box.path.name for box in boxes}))} "
+                    f"hold does not make up a tensor of {self.forms[name].shape}; get the files again"
+                )
+
+    def _add(self, path: Path, name: str, form: Form, spot: tuple[tuple[int, ...], tuple[int, ...]] | None) -> None:
+        offsets, shape = spot or ((0,) * len(form.shape), form.shape)
+        if len(offsets) != len(form.shape):
+            raise QiError(
+                f"{path}: {name}: it has {len(form.shape)} dimensions, its place {len(offsets)}; it is damaged"
+            )
+        # Others do not tell the whole tensor's shape: it ends where its last box ends.
+        ends = [at + size for at, size in zip(offsets, form.shape, strict=True)]
+        before = self.forms.get(name, Form(form.dtype, shape or tuple(ends)))
+        if before.dtype != form.dtype or (shape and len(shape) != len(ends)) or len(before.shape) != len(ends):
+            raise QiError(f"{path}: {name}: {form.dtype} in {len(ends)} dimensions, elsewhere it is {before}; damaged")
+        whole = shape or tuple(max(pair) for pair in zip(before.shape, ends, strict=True))
+        self.forms[name] = Form(form.dtype, whole)
+        self._boxes.setdefault(name, []).append(_Box(path, offsets, form.shape))
 
     def __getitem__(self, name: str) -> Tensor:
-        path = self._home[name]
-        with _opened(path) as file:
+        boxes = self._boxes[name]
+        if len(boxes) > 1:
+            return self.region(name, tuple(slice(0, size) for size in self.forms[name].shape))
+        with _opened(boxes[0].path) as file:
             tensor: Tensor = file.get_tensor(name)
             return tensor
 
     def region(self, name: str, slices: tuple[slice, ...]) -> Tensor:
-        """See ``Regions``."""
+        """See ``Regions``. Only files that hold some of it are opened."""
         if not slices:
             return self[name]
-        with _opened(self._home[name]) as file:
-            tensor: Tensor = file.get_slice(name)[slices]
-            return tensor
+        boxes, form = self._boxes[name], self.forms[name]
+        if len(boxes) == 1:
+            return _read(boxes[0], name, slices)
+        wanted = [range(*part.indices(size)) for part, size in zip(slices, form.shape, strict=True)]
+        found = torch.empty([len(each) for each in wanted], dtype=form.dtype)
+        for box in boxes:
+            shared = [
+                range(max(want.start, at), min(want.stop, at + size))
+                for want, at, size in zip(wanted, box.offsets, box.sizes, strict=True)
+            ]
+            if all(shared):
+                there = tuple(slice(s.start - at, s.stop - at) for s, at in zip(shared, box.offsets, strict=True))
+                here = tuple(slice(s.start - w.start, s.stop - w.start) for s, w in zip(shared, wanted, strict=True))
+                found[here] = _read(box, name, there)
+        return found
 
     def __contains__(self, name: object) -> bool:
-        return name in self._home
+        return name in self._boxes
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._home)
+        return iter(self._boxes)
 
     def __len__(self) -> int:
-        return len(self._home)
+        return len(self._boxes)
+
+
+def _tile(boxes: Sequence[_Box], shape: tuple[int, ...]) -> bool:
+    """Whether boxes fill a tensor, each value once.
+
+    They do if they have as many values and their corners, those that meet in pairs taken away, are the tensor's: the
+    corners tell for each value whether an even or an odd number of boxes hold it. Odd is at least one, and then the
+    count leaves no room for more.
+    """
+    if sum(box.volume for box in boxes) != math.prod(shape):
+        return False
+    corners: set[tuple[int, ...]] = set()
+    for box in boxes:
+        if box.volume:
+            corners ^= box.corners
+    return not math.prod(shape) or corners == _Box(Path(), (0,) * len(shape), shape).corners
+
+
+def _spots(path: Path, metadata: Mapping[str, str]) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Name -> where its box begins and the shape of the whole tensor (empty where that isn't told)."""
+    try:
+        told = json.loads(metadata.get(SHARDING, "{}"))
+        return {name: (_natural(spot[OFFSETS]), _natural(spot.get(SHAPE, ()))) for name, spot in told.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise QiError(f"{path}: where its tensors belong cannot be read ({error}); get the file again") from error
+
+
+def _natural(values: Sequence[object]) -> tuple[int, ...]:
+    natural = tuple(value for value in values if isinstance(value, int) and value >= 0)
+    if len(natural) != len(values):
+        raise ValueError(f"{values} are no offsets")
+    return natural
+
+
+def _read(box: _Box, name: str, slices: tuple[slice, ...]) -> Tensor:
+    with _opened(box.path) as file:
+        tensor: Tensor = file.get_slice(name)[slices]
+        return tensor
 
 
 def _opened(path: Path) -> safe_open:

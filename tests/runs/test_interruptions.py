@@ -29,7 +29,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def weights(folder: Path, name: str) -> dict[str, bytes]:
     """Every tensor of the last checkpoint's file, as bytes."""
     last = sorted((folder / "checkpoints").glob("step-*"))[-1]
-    return {key: tensor.numpy().tobytes() for key, tensor in load_file(last / f"{name}.safetensors").items()}
+    return {key: tensor.numpy().tobytes() for key, tensor in load_file(last / name / f"{name}.safetensors").items()}
 
 
 @pytest.mark.slow
@@ -78,7 +78,7 @@ def test_a_half_written_checkpoint_is_never_taken(unbroken: Path, tmp_path: Path
 def test_a_damaged_checkpoint_is_told_by_name(tmp_path: Path) -> None:
     recipe, folder = write_recipe(tmp_path), tmp_path / "run"
     qi("run", recipe, "--folder", folder, "--set", "train.steps=14")
-    file = folder / "checkpoints" / "step-00000014" / "model.safetensors"
+    file = folder / "checkpoints" / "step-00000014" / "model" / "model.safetensors"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)

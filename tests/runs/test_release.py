@@ -117,7 +117,7 @@ def test_what_is_exported_after_training_loads_and_draws_the_same(run: Path, tmp
 def transformer_of_run(run: Path) -> dict[str, bytes]:
     """The weights of a run's newest checkpoint."""
     newest = sorted((run / "checkpoints").glob("step-*"))[-1]
-    with safe_open(newest / "model.safetensors", framework="pt") as file:
+    with safe_open(newest / "model" / "model.safetensors", framework="pt") as file:
         names = list(file.keys())
         return {name: file.get_tensor(name).view(torch.uint8).numpy().tobytes() for name in names}
 

@@ -19,9 +19,11 @@ class Folder:
     """So many of the newest are kept; 0: all."""
     shard_bytes: int = field(default=5_000_000_000, validator=validators.gt(0))
     """Tensors of one group go into files of at most so many bytes (a bigger tensor gets a file of its own)."""
+    background: bool = True
+    """Training goes on while a checkpoint is written; until it is, a copy of all that is saved takes main memory."""
 
     def build(self, folder: Path, team: Team | None = None) -> Store:
         """The store of one run."""
         from qi_plugins.store_folder.store import FolderStore
 
-        return FolderStore(folder / "checkpoints", keep=self.keep, shard_bytes=self.shard_bytes)
+        return FolderStore(folder / "checkpoints", self, team)

@@ -82,7 +82,7 @@ def test_a_start_that_failed_leaves_no_base_to_a_start_from_elsewhere(base: Path
     start(tmp_path / "run", base, 1)
     kept, wanted = (
         load_file(next((folder / "checkpoints").rglob(files)))
-        for folder, files in ((tmp_path / "run/base", "*.safetensors"), (base, "step-00000012/ema*.safetensors"))
+        for folder, files in ((tmp_path / "run/base", "*.safetensors"), (base, "step-00000012/ema/*.safetensors"))
     )
     assert kept.keys() == wanted.keys()
     assert all(torch.equal(kept[name], tensor) for name, tensor in wanted.items())
