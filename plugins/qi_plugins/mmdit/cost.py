@@ -16,9 +16,9 @@ product's value and n of a norm's (2 and 4 under bf16 autocast), for a block of 
     MLP                     b + 2 r b   its input, and before and after GELU (r: ratio of hidden features)
 
 54 bytes under autocast, 42 in pure bf16. Selective checkpointing keeps the block's input, the results of products and
-the output of attention, (7 + r) b, and under autocast q and k once more: 26 and 22 bytes. What is between a column- and
-a row-parallel product (2 n + 5 b + 2 r b) is divided by tensor parallelism, the rest only by sequence parallelism
-(Korthikanti et al. 2022, arXiv 2205.05198, section 4, for GPT). Tests hold all of it to torch's own counts.
+the output of attention: (7 + r) b, 22 bytes. What is between a column- and a row-parallel product (2 n + 5 b + 2 r b)
+is divided by tensor parallelism, the rest only by sequence parallelism (Korthikanti et al. 2022, arXiv 2205.05198,
+section 4, for GPT). Tests hold all of it to torch's own counts.
 
 Shapes: B samples, L text tokens, N image tokens with references, M target tokens, D width.
 """
@@ -166,9 +166,7 @@ class Kept:
         b = layout.product_bytes
         kept = self.inputs + 2 * self._whole(onward, b) + self._part(onward, self.arch.mlp_ratio * b)
         kept += self._part(queries + image + text, b)  # what q and k are made of
-        kept += self._part(queries + image + text, b) if layout.norm_bytes != b else 0  # cast for attention
         kept += self._part(queries + image + text, b) + 4 * queries * self.arch.heads // layout.tensor  # output and v
-        kept += self._part(queries, b) if self._groups > 1 else 0  # outputs of several calls, put together
         kept += 2 * self._whole(queries, b) if last and queries < image else 0  # targets picked out, twice
         kept += self._modulation("img_mod.1", _times(self.arch, self.samples))
         return kept + self._modulation("txt_mod.1", len(self.samples))
@@ -304,7 +302,7 @@ class MMDiTCosts:
         text, target = sum(s.text for s in samples), sum(s.target for s in samples)
         image = target + sum(s.references for s in samples)
         b, n = layout.product_bytes, layout.norm_bytes
-        kept = image * self.arch.in_channels * b + text * self.arch.text_width * (b + n)
+        kept = image * self.arch.in_channels * b + text * self.arch.text_width * (b + n if n != b else b)
         kept += target * self.arch.width * (b + n) + (image + text) * self.arch.head_dim * 4
         if not Stretch.of([s.target for s in samples], self.arch.width).long:
             kept += target * self.arch.width * n
