@@ -12,9 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qi_core.store import Checkpoint, StoreComponent
+from qi_core.shards import Part
+from qi_core.store import Checkpoint, Store, StoreComponent
+from qi_core.team import Alone
 from qi_core.testing.contract import Contract, contract, place, same
 from qi_core.testing.fakes import normal
+from qi_core.testing.team import Thread, together
 
 STATE: dict[str, Any] = {"source": {"n": 7, "parts": [1, 2]}, "name": "é 字", "float": 0.1, "none": None, "yes": True}
 SMALL_DISK = 4096
@@ -25,7 +28,8 @@ def check_store(component: StoreComponent) -> None:
     """``qi_core.store.Store``: what comes back is what was saved, to the bit; a save that fails or dies is none.
 
     Checked with full disks (a limit on the size of files), with a process that dies at any tensor (copies of the
-    folder taken at that moment), and with a damaged file.
+    folder taken at that moment), with a damaged file, with training that goes on after ``save``, and with several ranks
+    (threads of this process).
     """
     told = contract(component, "qi_core.store.Store.load")
     with place() as here:
@@ -35,15 +39,23 @@ def check_store(component: StoreComponent) -> None:
         told.holds(store.latest() is None, "latest() of a new folder is not None")
         told.refuses("a folder without checkpoints", lambda: store.load())
         first, second = _checkpoint(3), _checkpoint(12)
-        store.save(first)
+        _save(store, first)
         _gives(told, component, folder, first, "after a save")
         _gives(told, component, folder, first, "asked for by its step,", step=3)
         _full(contract(component, "qi_core.store.Store.save"), component, folder, first)
         _dying(contract(component, "qi_core.store.Store.latest"), component, here.folder, first, second)
-        store.save(_checkpoint(12, seed=5))
-        path = store.save(second)
+        _save(store, _checkpoint(12, seed=5))
+        path = _save(store, second)
         _gives(told, component, folder, second, "after a save over a checkpoint of the same step")
         _damaged(told, component, folder, path)
+        _going_on(contract(component, "qi_core.store.Store.save"), component, here.folder / "going on")
+        _of_ranks(contract(component, "qi_core.store.Store.save"), component, here.folder / "ranks")
+
+
+def _save(store: Store, checkpoint: Checkpoint) -> Path:
+    path = store.save(checkpoint)
+    store.wait()
+    return path
 
 
 class _Watched(Mapping[str, Tensor]):
@@ -99,9 +111,9 @@ def _gives(
 def _full(told: Contract, component: StoreComponent, folder: Path, kept: Checkpoint) -> None:
     store = component.build(folder)
     with _small_disk():
-        told.refuses("a checkpoint that is too large for the disk", lambda: store.save(_checkpoint(9)))
+        told.refuses("a checkpoint that is too large for the disk", lambda: _save(store, _checkpoint(9)))
         told.refuses(
-            "a checkpoint too large for the disk, of a step that is there,", lambda: store.save(_checkpoint(3))
+            "a checkpoint too large for the disk, of a step that is there,", lambda: _save(store, _checkpoint(3))
         )
     _gives(told, component, folder, kept, "after a save on a full disk")
 
@@ -109,7 +121,8 @@ def _full(told: Contract, component: StoreComponent, folder: Path, kept: Checkpo
 def _dying(told: Contract, component: StoreComponent, home: Path, kept: Checkpoint, new: Checkpoint) -> None:
     folder, copies = home / "run", list[Path]()
     watched = {group: _Watched(tensors, folder, copies) for group, tensors in new.tensors.items()}
-    component.build(folder).save(Checkpoint(step=new.step, tensors=watched, state=new.state, recipe=new.recipe))
+    dying = Checkpoint(step=new.step, tensors=watched, state=new.state, recipe=new.recipe)
+    _save(component.build(folder), dying)
     for left in copies:
         _gives(told, component, left, kept, "after a process died while it was saving")
     _gives(told, component, folder, new, "after that save")
@@ -130,6 +143,46 @@ def _damaged(told: Contract, component: StoreComponent, folder: Path, path: Path
                 tensors[name]
 
     told.refuses(f"a checkpoint with one flipped bit in {largest.name}", read)
+
+
+def _going_on(told: Contract, component: StoreComponent, folder: Path) -> None:
+    """In a run tensors change as soon as ``save`` is back; errors come from it or from ``wait``, and one that is told
+    is done with."""
+    folder.mkdir()
+    store = component.build(folder, Alone())
+    kept = _checkpoint(3)
+    training = {group: {name: t.clone() for name, t in tensors.items()} for group, tensors in kept.tensors.items()}
+    store.save(Checkpoint(step=3, tensors=training, state=kept.state, recipe=kept.recipe))
+    for tensors in training.values():
+        for tensor in tensors.values():
+            tensor.zero_()
+    store.wait()
+    told.holds(store.took() is not None, "after wait() took() is None")
+    _gives(told, component, folder, kept, "after a save that training went on from at once")
+    with _small_disk():
+        told.refuses("a checkpoint that is too large for the disk", lambda: _save(store, _checkpoint(9)))
+    told.holds(store.took() is None, "after a save that failed took() is not None")
+    _gives(told, component, folder, kept, "after a save on a full disk, in a run,")
+    _save(store, _checkpoint(12))
+    _gives(told, component, folder, _checkpoint(12), "after a save that followed one that failed")
+
+
+def _of_ranks(told: Contract, component: StoreComponent, folder: Path) -> None:
+    """Two ranks, with rows of one tensor each and a copy each of another; a reader that is alone has whole tensors."""
+    folder.mkdir()
+    model = {"model": {"rows": normal(5, 3, seed=1), "both": normal(4, seed=2)}}
+    whole = Checkpoint(step=5, tensors=model, state=STATE, recipe="")
+
+    def work(team: Thread) -> None:
+        model, mine = whole.tensors["model"], slice(0, 2) if team.rank == 0 else slice(2, 5)
+        rows = Part(tensor=model["rows"][mine], shape=(5, 3), offsets=(mine.start, 0))
+        both = Part(tensor=model["both"], shape=(4,), offsets=(0,), copy=team.rank, copies=2)
+        own = {"model": {"rows": (rows,), "both": (both,)}}
+        _save(component.build(folder, team), Checkpoint(step=5, tensors={}, state=STATE, recipe="", parts=own))
+
+    errors = [error for error in together(2, work) if error is not None]
+    told.holds(not errors, f"two ranks cannot save together ({errors})")
+    _gives(told, component, folder, whole, "after a save by two ranks")
 
 
 @contextmanager

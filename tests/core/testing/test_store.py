@@ -5,28 +5,52 @@ from __future__ import annotations
 import json
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from attrs import frozen
+import torch
+from attrs import evolve, frozen
 from safetensors.torch import load as decode
 from safetensors.torch import save as encode
 from torch import Tensor
 
-from qi_core import Checkpoint, QiError
+from qi_core import Checkpoint, Part, QiError, Team
+from qi_core.team import Alone
 from qi_core.testing import check_store
+
+Parts = Mapping[str, Sequence[Part]]
 
 
 class Folders:
     """A live store that keeps its contract, in the shortest way; what follows breaks it in one place each."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / "steps"
+    whole: float | None = None
+
+    def __init__(self, folder: Path, team: Team) -> None:
+        self.folder, self.team = folder / "steps", team
         self.folder.mkdir(exist_ok=True)
 
     def save(self, checkpoint: Checkpoint) -> Path:
+        self.whole = None
         final = self.folder / f"{checkpoint.step}"
+        parts = self.team.gather(checkpoint.parts)
+        if self.team.rank == 0:
+            self.keep(final, evolve(checkpoint, tensors={**checkpoint.tensors, **self.put_together(parts)}))
+        self.whole = 0.1
+        return self.team.send(final)
+
+    def put_together(self, ranks: Sequence[Mapping[str, Parts]]) -> dict[str, dict[str, Tensor]]:
+        found: dict[str, dict[str, Tensor]] = {}
+        for rank in ranks:
+            for group, names in rank.items():
+                for name, parts in names.items():
+                    for part in parts:
+                        whole = found.setdefault(group, {}).setdefault(name, torch.empty(part.shape))
+                        whole[part.slices] = part.tensor
+        return found
+
+    def keep(self, final: Path, checkpoint: Checkpoint) -> None:
         beside = self.folder / ".beside"
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir()
@@ -35,7 +59,13 @@ class Folders:
         except OSError as error:
             raise QiError(f"{final}: not saved ({error}); older ones are whole; make room") from error
         shutil.rmtree(final, ignore_errors=True)
-        return beside.rename(final)
+        beside.rename(final)
+
+    def wait(self) -> None:
+        pass
+
+    def took(self) -> float | None:
+        return self.whole
 
     def write(self, path: Path, checkpoint: Checkpoint) -> None:
         for group, tensors in checkpoint.tensors.items():
@@ -70,8 +100,8 @@ class Folders:
 class Store:
     kind: type[Folders] = Folders
 
-    def build(self, folder: Path) -> Folders:
-        return self.kind(folder)
+    def build(self, folder: Path, team: Team | None = None) -> Folders:
+        return self.kind(folder, team or Alone())
 
 
 class InPlace(Folders):
@@ -94,6 +124,28 @@ class Exchanges(Folders):
         for old in self.folder.glob("[0-9]*"):
             shutil.rmtree(old)
         super().write(path, checkpoint)
+
+
+class Late(Folders):
+    """Keeps what it was given, and writes it when it is waited for."""
+
+    late: Checkpoint | None = None
+
+    def save(self, checkpoint: Checkpoint) -> Path:
+        self.late = checkpoint
+        return self.folder / f"{checkpoint.step}"
+
+    def wait(self) -> None:
+        late, self.late = self.late, None
+        if late is not None:
+            super().save(late)
+
+
+class OfOne(Folders):
+    """Knows of rank 0 alone."""
+
+    def put_together(self, ranks: Sequence[Mapping[str, Parts]]) -> dict[str, dict[str, Tensor]]:
+        return super().put_together(ranks[:1])
 
 
 class Rounds(Folders):
@@ -134,6 +186,8 @@ class Remembers(Folders):
         (Rounds, "after a save the tensors of group model are not those that were saved"),
         (LosesEmpty, "the tensors of group model"),
         (Trusts, "one flipped bit in model.tensors was taken; QiError"),
+        (Late, "after a save that training went on from at once the tensors of group model"),
+        (OfOne, "after a save by two ranks the tensors of group model are not those"),
         (Remembers, r"after a save latest\(\) is None"),
     ],
 )
