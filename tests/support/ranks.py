@@ -174,6 +174,7 @@ class Case:
     clip: float = 1.0
     steps: int = 4
     lr: float = 1e-3
+    heads: int = 4
 
 
 @define(kw_only=True)
@@ -269,7 +270,7 @@ def network(strategy: Strategy, case: Case) -> tuple[DenoiserModule, Adapter | N
     from qi_plugins.mmdit.component import MMDiT
 
     here = _place(strategy)
-    settings = MMDiT(layers=2, heads=4, head_dim=8, axes_dims_rope=(2, 2, 4), checkpointing=case.checkpointing)
+    settings = MMDiT(layers=2, heads=case.heads, head_dim=8, axes_dims_rope=(2, 2, 4), checkpointing=case.checkpointing)
     model: DenoiserModule = settings.build(here, fakes.Pixels().width, fakes.Letters().width)
     stir(model, 1)
     if not case.lora:
@@ -300,7 +301,7 @@ def _objective(case: Case) -> Objective[Any]:
     from qi_plugins.objective_dpo.dpo import Dpo
     from qi_plugins.objective_flow.flow_matching import FlowMatching
 
-    return Dpo(beta=20.0) if case.objective == "dpo" else FlowMatching()
+    return Dpo(beta=2.0) if case.objective == "dpo" else FlowMatching()
 
 
 def kept(run: Run) -> Checkpoint:
@@ -346,10 +347,10 @@ class Rows:
                     key=one.key,
                     prompt=one.prompt,
                     winner=one.image,
-                    loser=fakes.picture(one.image.shape[1], one.image.shape[2], seed=1000 + i),
+                    loser=255 - one.image.flip(1),
                     references=one.references,
                 )
-                for i, one in enumerate(items, self._at)
+                for one in items
             )
         )
 

@@ -54,10 +54,10 @@ def divide(model: DenoiserModule, sharding: Sharding, rank: int, group: dist.Pro
             parameter.data = _part(name, parameter.data, dimensions[name], rank, degree)
     for name, module in model.named_modules():
         if any(fnmatchcase(name, pattern) for pattern in sharding.entries):
-            module.forward = _entry(group)  # type: ignore[method-assign,assignment]
+            module.forward = _entry(group)
         elif isinstance(module, nn.Linear) and splits[f"{name}.weight"] in ("rows", "gathered"):
             wrap = _rows if splits[f"{name}.weight"] == "rows" else _gathered
-            module.forward = wrap(module, module.forward, group)  # type: ignore[method-assign]
+            module.forward = wrap(module, module.forward, group)  # type: ignore[method-assign,assignment]
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     partial = frozenset(name for name in trained if splits[name] == "partial")
     return Divided(dimensions=dimensions, partial=partial)
@@ -74,8 +74,7 @@ def _part(name: str, whole: Tensor, dimension: int, rank: int, degree: int) -> T
             f"parallel.tensor: {degree} does not divide the {size} features of {name}; "
             "choose a degree that divides the denoiser's widths"
         )
-    part: Tensor = whole.narrow(dimension, rank * (size // degree), size // degree).clone()
-    return part
+    return whole.narrow(dimension, rank * (size // degree), size // degree).clone()
 
 
 def _entry(group: dist.ProcessGroup) -> Callable[[Tensor], Tensor]:
@@ -93,7 +92,9 @@ def _rows(module: nn.Linear, inner: Callable[[Tensor], Tensor], group: dist.Proc
         finally:
             module._parameters["bias"] = bias
         out = _leave(out, group)
-        return out if bias is None else out + bias.to(out.dtype)
+        if bias is not None:
+            out = out + bias.to(out.dtype)
+        return out
 
     return forward
 
