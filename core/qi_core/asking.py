@@ -39,16 +39,19 @@ class _Over:
 
 
 def together(team: Team, work: Callable[[], T]) -> T:
-    """What ``work`` gives on this rank. Where it fails on one, all raise: that one its own exception, the others a
-    QiError that names the rank and what it said. Called by every rank."""
+    """What ``work`` gives on this rank. Where it fails on one, all raise, in the same words: a QiError that names the
+    rank and what it said. (A rank that fails by no QiError raises what it has; so do all, if all fail alike.) Called by
+    every rank."""
     done = _tried(work)
     told = team.gather(_said(done.error) if isinstance(done, _Failed) else "")
-    if isinstance(done, _Failed):
-        raise done.error
-    for rank, failure in enumerate(told):
-        if failure:
-            raise QiError(_of(rank, failure))
-    return done
+    rank = next((rank for rank, failure in enumerate(told) if failure), None)
+    if rank is None:
+        assert not isinstance(done, _Failed)
+        return done
+    own = done.error if isinstance(done, _Failed) else None
+    if own is not None and (len(set(told)) == 1 or not isinstance(own, QiError)):
+        raise own
+    raise QiError(f"rank {rank}: {told[rank]}") from own
 
 
 def led(team: Team, jobs: Mapping[str, Callable[..., Any]], work: Callable[[Ask], T]) -> T | None:
@@ -56,7 +59,7 @@ def led(team: Team, jobs: Mapping[str, Callable[..., Any]], work: Callable[[Ask]
     ``jobs`` that it asks for, which all ranks do at once, with the arguments that rank 0 gave.
 
     A job that fails must fail on all ranks (see ``together``); rank 0 decides what comes of it. Where ``work`` fails,
-    the others raise a QiError with what it said.
+    the others raise a QiError in the same words.
     """
     if team.rank:
         _answer(team, jobs)
@@ -70,7 +73,7 @@ def led(team: Team, jobs: Mapping[str, Callable[..., Any]], work: Callable[[Ask]
         found = work(ask)
     except BaseException as error:  # a second Ctrl-C too
         with suppress(RuntimeError):  # the ranks are cut off from each other: that is told by what was raised
-            team.send(_Over(_said(error)))
+            team.send(_Over(_said(error) if isinstance(error, QiError) else f"rank 0: {_said(error)}"))
         raise
     team.send(_Over())
     return found
@@ -83,7 +86,7 @@ def _answer(team: Team, jobs: Mapping[str, Callable[..., Any]]) -> None:
         told = team.send(cast("_Job | _Over", None))  # what this rank gives is not looked at
         if isinstance(told, _Over):
             if told.failure:
-                raise QiError(_of(0, told.failure)) from last
+                raise QiError(told.failure) from last
             return
         done = _tried(partial(jobs[told.name], *told.arguments, **told.named))
         last = done.error if isinstance(done, _Failed) else None
@@ -98,8 +101,3 @@ def _tried(work: Callable[[], T]) -> T | _Failed:
 
 def _said(error: BaseException) -> str:
     return str(error) if isinstance(error, QiError) and str(error) else f"{type(error).__name__}: {error}"
-
-
-def _of(rank: int, failure: str) -> str:
-    """Who said it stands before it once, however often it was handed on."""
-    return failure if failure.startswith("rank ") else f"rank {rank}: {failure}"

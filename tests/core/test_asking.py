@@ -10,18 +10,27 @@ from qi_core.asking import led, together
 from support.replicas import Replica, all_well, on_ranks
 
 
-def test_what_fails_on_one_rank_fails_on_all() -> None:
+def failing(error: Exception, *ranks: int) -> list[str]:
+    """What each of three raises where some fail."""
+
     def fails(replica: Replica) -> str:
         def work() -> str:
-            if replica.team.rank == 1:
-                raise ValueError("no such font")
+            if replica.team.rank in ranks:
+                raise error
             return "well"
 
         return together(replica.team, work)
 
-    zero, one, two = map(repr, on_ranks(3, fails))
-    assert one == "ValueError('no such font')"
-    assert zero == two == "QiError('rank 1: ValueError: no such font')"
+    return [repr(one) for one in on_ranks(3, fails)]
+
+
+def test_what_fails_on_one_rank_fails_on_all() -> None:
+    """In the same words, which are told to a person once."""
+    assert failing(QiError("no room"), 1) == ["QiError('rank 1: no room')"] * 3
+    assert failing(QiError("no room"), 1, 2) == ["QiError('rank 1: no room')"] * 3
+    assert failing(QiError("no room"), 0, 1, 2) == ["QiError('no room')"] * 3
+    other = "QiError('rank 1: ValueError: no such font')"
+    assert failing(ValueError("no such font"), 1) == [other, "ValueError('no such font')", other]
     assert all_well(on_ranks(2, lambda replica: together(replica.team, lambda: replica.replica))) == [0, 1]
 
 
