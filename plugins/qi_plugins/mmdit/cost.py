@@ -245,6 +245,16 @@ class Kept:
         return 9 * rows * self.arch.width * self.layout.product_bytes if name in self.fed else 0
 
 
+def _fed(network: DenoiserModule, layers: int) -> list[frozenset[str]]:
+    """Of each block, the modules in which something is trained."""
+    found: list[set[str]] = [set() for _ in range(layers)]
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad and name.startswith("transformer_blocks."):
+            _, number, *path = name.split(".")
+            found[int(number)].update(".".join(path[:length]) for length in range(1, len(path)))
+    return [frozenset(each) for each in found]
+
+
 @frozen(kw_only=True)
 class MMDiTCosts:
     """See ``qi_core.planning.Costs``."""
@@ -282,17 +292,18 @@ class MMDiTCosts:
 
     def activations(self, samples: Sequence[Tokens], layout: Layout, network: DenoiserModule) -> tuple[int, int]:
         """Block by block, and what is outside them; beside it a block computed again, and gradients at work."""
-        blocks = list(network.get_submodule("transformer_blocks").children())
+        told: dict[tuple[frozenset[str], bool], tuple[Kept, int]] = {}
         kept = beside = 0
-        for index, block in enumerate(blocks):
-            fed = frozenset(
-                name for name, part in block.named_modules() if any(p.requires_grad for p in part.parameters())
-            )
-            one = Kept(arch=self.arch, samples=samples, layout=layout, fed=fed)
+        blocks = _fed(network, self.arch.layers)
+        for index, fed in enumerate(blocks):
             last = index == len(blocks) - 1
-            whole = one.last if last else one.bytes
-            if self.checkpointing == "selective":
-                whole = min(whole, one.selective(last=last))
+            if (fed, last) not in told:  # nearly all blocks are alike
+                one = Kept(arch=self.arch, samples=samples, layout=layout, fed=fed)
+                whole = one.last if last else one.bytes
+                if self.checkpointing == "selective":
+                    whole = min(whole, one.selective(last=last))
+                told[fed, last] = one, whole
+            one, whole = told[fed, last]
             kept += one.inputs if self._again(index) else whole
             beside = max(beside, whole if self._again(index) else 0)
         return kept + self._ends(samples, layout), beside + self._at_work(samples, layout)

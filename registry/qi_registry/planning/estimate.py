@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from math import ceil, prod
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,7 @@ class Values:
     """Of the whole model, on all ranks together."""
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, eq=False)
 class Job:
     """What is to be done in one update, whatever the layout."""
 
@@ -168,7 +169,7 @@ def estimate(
         )
     own = ceil(job.batch / layout.replicas)
     micro = ceil(own / accumulate)
-    count = values(job.network, job.sharding, layout.tensor)
+    count = _values(job, layout.tensor)
     items, peak, host = _memory(job, layout, count, job.sample * micro, accumulate)
     parts, seconds = _time(job, layout, count, job.sample * micro, ceil(own / micro), card, per_node)
     useful = _passes(job) * job.plain.flops(job.sample) * job.batch
@@ -189,6 +190,11 @@ def estimate(
         mfu=useful / (peak_flops * seconds),
         samples_per_second=job.batch / seconds,
     )
+
+
+@lru_cache(maxsize=64)
+def _values(job: Job, tensor: int) -> Values:
+    return values(job.network, job.sharding, tensor)
 
 
 def _peak(card: Card, layout: Layout) -> float:
