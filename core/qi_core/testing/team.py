@@ -16,9 +16,11 @@ class Table:
     """Where the ranks lay down what they tell."""
 
     def __init__(self, ranks: int) -> None:
-        self.places: list[Any] = [None] * ranks
-        self.barrier = threading.Barrier(ranks, timeout=PATIENCE)
-        self.lock = threading.Lock()
+        self.ranks = ranks
+        self.told: dict[int, dict[int, Any]] = {}
+        """Number of the call -> rank -> what it gave."""
+        self.gone: set[int] = set()
+        self.changed = threading.Condition()
         self.others: list[Table] = []
         """Of the lines apart, in the order in which they were opened."""
 
@@ -27,16 +29,22 @@ class Thread:
     """``qi_core.parallel.Team`` of one of them."""
 
     def __init__(self, rank: int, table: Table) -> None:
-        self.rank, self.ranks = rank, len(table.places)
-        self._table, self._apart = table, 0
+        self.rank, self.ranks = rank, table.ranks
+        self._table, self._calls, self._apart = table, 0, 0
 
     def gather(self, item: T) -> list[T]:
-        """See ``Team``."""
-        self._table.places[self.rank] = item
-        self._table.barrier.wait()
-        found = list(self._table.places)
-        self._table.barrier.wait()
-        return cast("list[T]", found)
+        """See ``Team``. RuntimeError where a rank is gone before it has told."""
+        with self._table.changed:
+            told = self._table.told.setdefault(self._calls, {})
+            told[self.rank] = item
+            self._calls += 1
+            self._table.changed.notify_all()
+            came = self._table.changed.wait_for(
+                lambda: len(told) == self.ranks or self._table.gone - told.keys(), PATIENCE
+            )
+            if len(told) < self.ranks:
+                raise RuntimeError("a rank is gone" if came else "a rank does not come")
+            return cast("list[T]", [told[rank] for rank in range(self.ranks)])
 
     def send(self, item: T) -> T:
         """See ``Team``."""
@@ -44,7 +52,7 @@ class Thread:
 
     def apart(self) -> Thread:
         """See ``Team``."""
-        with self._table.lock:
+        with self._table.changed:
             if len(self._table.others) == self._apart:
                 self._table.others.append(Table(self.ranks))
         self._apart += 1
@@ -52,16 +60,19 @@ class Thread:
 
 
 def together(ranks: int, work: Callable[[Thread], T]) -> list[T | Exception]:
-    """What the work gives, or raises, on each rank. Those that wait for one that has failed are let go."""
+    """What the work gives, or raises, on each rank."""
     table = Table(ranks)
 
     def alone(team: Thread) -> T | Exception:
         try:
             return work(team)
         except Exception as error:
-            for each in (table, *table.others):
-                each.barrier.abort()
             return error
+        finally:
+            for each in (table, *table.others):
+                with each.changed:
+                    each.gone.add(team.rank)
+                    each.changed.notify_all()
 
     with ThreadPoolExecutor(ranks) as pool:
         return list(pool.map(alone, [Thread(rank, table) for rank in range(ranks)]))
