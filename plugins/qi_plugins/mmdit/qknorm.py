@@ -21,7 +21,8 @@ def norm_rotate(x_SHE: Tensor, weight_E: Tensor, turns_S1P: Tensor) -> Tensor:
     plain = x_SHE.device.type == "cpu" and x_SHE.dtype == weight_E.dtype == torch.float32
     if plain and not torch.compiler.is_compiling():
         return _NormRotate.apply(x_SHE, weight_E, turns_S1P)  # type: ignore[no-untyped-call, no-any-return]
-    return rotate(F.rms_norm(x_SHE, weight_E.shape, weight_E.to(x_SHE.dtype), EPS), turns_S1P)
+    # Autocast on CUDA gives float32 norms; attention's kernels want the dtype of values, and joining is a copy.
+    return rotate(F.rms_norm(x_SHE, weight_E.shape, weight_E.to(x_SHE.dtype), EPS), turns_S1P).to(x_SHE.dtype)
 
 
 def _turned(x_SHE: Tensor, turns_S1P: Tensor) -> Tensor:
