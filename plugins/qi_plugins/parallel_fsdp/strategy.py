@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
@@ -217,6 +218,8 @@ def _keep_hooks(model: DenoiserModule) -> None:
         out: Latents = model(latents, t, condition)
         return out
 
+    # Blocks may give views. What FSDP fears of that, a change in place, is made by nobody.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view", category=UserWarning)
     model.forward = forward  # type: ignore[assignment]
     model.velocity = call  # type: ignore[method-assign]
     model.register_forward_hook(record, with_kwargs=True)  # after FSDP's own

@@ -91,10 +91,8 @@ def _rows(module: nn.Linear, inner: Callable[[Tensor], Tensor], group: dist.Proc
             out = inner(x)
         finally:
             module._parameters["bias"] = bias
-        out = _leave(out, group)
-        if bias is not None:
-            out = out + bias.to(out.dtype)
-        return out
+        total: Tensor = _leave(out, group)
+        return total if bias is None else total + bias.to(total.dtype)
 
     return forward
 
