@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 class Evaluation(Protocol):
-    """A live evaluation. It must not touch the run's randomness or weights."""
+    """A live evaluation. It must not touch the run's randomness or weights. It lives on rank 0 alone, and of the model
+    it knows nothing but what the painter draws: that all ranks do."""
 
     def evaluate(self, painter: Painter, step: int) -> Evaluated:
         """``painter`` draws pictures from the model (its averaged weights) with the run's sampler."""
@@ -23,7 +24,8 @@ class Evaluation(Protocol):
 
 @runtime_checkable
 class Validation(Protocol):
-    """A live evaluation that asks the run's own objective about data that is not trained on."""
+    """A live evaluation that asks the run's own objective about data that is not trained on. It lives on rank 0 alone;
+    all ranks compute the losses that it asks for, each of its part of the batch."""
 
     gives: type
     """The type of batch that it asks about; it must be what the objective takes."""
