@@ -31,9 +31,10 @@ class CudaAutocast(TorchFunctionMode):
     """There RMSNorm is on the list of what is computed, and given, in float32."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         if function is F.rms_norm:
-            args = tuple(each.float() if isinstance(each, torch.Tensor) else each for each in args)
-        return function(*args, **(kwargs or {}))
+            return function(args[0].float(), *args[1:], **kwargs | {"weight": kwargs["weight"].float()})
+        return function(*args, **kwargs)
 
 
 def test_attention_gets_bfloat16_where_autocast_norms_in_float32() -> None:
