@@ -6,26 +6,33 @@ import json
 import os
 import sys
 import time
+from typing import Any
 
 from qi_core.errors import QiError
 from qi_core.seat import seat
 
 LAUNCHER = "QI_LAUNCHER"
 """In the environment of ranks that ``qi run --nproc`` started: its process id. It tells errors itself."""
+MISTAKE, LOST, HANG = "mistake", "lost", "hang"
+"""Kinds of ends: the user's or the world's mistake; other ranks are gone; no progress."""
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 """Where torch's elastic agent (torchrun's too) looks for the reason why a rank ended."""
 
 
 def tell(text: str, kind: str) -> None:
-    """``kind``: "mistake" (of the user's or the world's), "lost" (other ranks are gone), "hang" (no progress)."""
+    """``kind``: one of the three above."""
     several = _ranks() > 1
     if path := os.environ.get(ERROR_FILE):
         leave(path, text, kind)
     if several and LAUNCHER in os.environ and _rank() == 0:
         return  # its launcher has the same terminal, and tells it
-    if several and LAUNCHER not in os.environ and _told_by_another(text):
-        return
-    print(f"rank {_rank()}: {text}" if several and not text.startswith("rank ") else text, file=sys.stderr, flush=True)
+    team: Any = sys.modules.get("qi_core.team")  # who has not imported it has joined nobody
+    alike = team is not None and kind == MISTAKE and LAUNCHER not in os.environ and team.joined()
+    if not (alike and team.told_by_another(text)):
+        told = f"rank {_rank()}: {text}" if several and not text.startswith("rank ") else text
+        print(told, file=sys.stderr, flush=True)
+    if alike:
+        team.linger(text)
 
 
 def leave(path: str, text: str, kind: str) -> None:
@@ -49,8 +56,3 @@ def _ranks() -> int:
         return seat().ranks
     except QiError:
         return 1
-
-
-def _told_by_another(text: str) -> bool:
-    team = sys.modules.get("qi_core.team")  # who has not imported it has joined nobody
-    return bool(team and team.told_by_another(text))

@@ -155,22 +155,28 @@ def lost(error: Exception) -> str:
 
 def first_line(error: Exception) -> str:
     """Without the C++ stack below, and without the place in torch's source before."""
-    line = str(error).partition("\n")[0].strip()
+    line = str(error).partition("\n")[0].partition(". This is typically")[0].strip()
     return line.partition("] ")[2] if line.startswith("[") and "] " in line else line
 
 
 def told_by_another(text: str) -> bool:
-    """Whether another rank has told just the same. Its place is on the board where the ranks met."""
-    if not _boards:
-        return False
-    (board,) = _boards
-    key = hashlib.sha256(text.encode()).hexdigest()
+    """Whether another rank has told just the same. It is on the board where the ranks met."""
     try:
-        told = board.add(key, 1) > 1
-        # The board may be in rank 0's process: it stays while others, who fail alike, look.
-        deadline = time.monotonic() + LINGER
-        while seat().rank == 0 and board.add(key, 0) < seat().ranks and time.monotonic() < deadline:
-            time.sleep(0.02)
+        return bool(_boards[0].add(_key(text), 1) > 1)
     except (dist.DistError, RuntimeError):
         return False
-    return bool(told)
+
+
+def linger(text: str) -> None:
+    """The board may be in rank 0's process: it stays a moment for others, who may be about to tell the same."""
+    deadline = time.monotonic() + LINGER
+    here = seat()
+    try:
+        while here.rank == 0 and _boards[0].add(_key(text), 0) < here.ranks and time.monotonic() < deadline:
+            time.sleep(0.02)
+    except (dist.DistError, RuntimeError):
+        return
+
+
+def _key(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

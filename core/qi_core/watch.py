@@ -92,14 +92,25 @@ class Watch:
         lastword.tell(
             f"rank {self._rank}: no progress for {self.timeout:g} s in {doing!r} of a step, at {where}; "
             f"the stacks of its threads are in {self.path}",
-            "hang",
+            lastword.HANG,
         )
         time.sleep(self.linger)
         os._exit(FAILED)  # the main thread can't be asked to leave
 
 
 def place(frame: FrameType | None) -> str:
-    """``folder/file.py:12 in function``."""
+    """``folder/file.py:12 in function``, and from where in qi it was called."""
     if frame is None:
         return "an unknown place"
+    inner, ours = frame, frame
+    while not _is_ours(ours) and ours.f_back is not None:
+        ours = ours.f_back
+    return _named(inner) + (f" called by {_named(ours)}" if _is_ours(ours) and ours is not inner else "")
+
+
+def _is_ours(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__", "")).startswith("qi_")
+
+
+def _named(frame: FrameType) -> str:
     return f"{'/'.join(Path(frame.f_code.co_filename).parts[-2:])}:{frame.f_lineno} in {frame.f_code.co_name}"

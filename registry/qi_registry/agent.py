@@ -21,6 +21,7 @@ from torch.distributed.elastic.rendezvous.api import RendezvousError
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from qi_core.errors import LostError
+from qi_core.lastword import HANG, LOST, MISTAKE
 from qi_registry.asked import Asked
 from qi_registry.cli import INTERRUPTED, USER_ERROR
 from qi_registry.launch import Launch
@@ -30,6 +31,8 @@ GRACE = 3600
 """Seconds that ranks have, once they are told to stop, for the step at hand and a save. Whoever stops the whole job has
 a grace time of his own, usually much shorter; a second signal makes it ``HURRY``."""
 HURRY = 5
+AGENT_PATIENCE = 30
+"""Seconds after which torch's agent kills ranks that are left when one has failed."""
 FINAL = (USER_ERROR, INTERRUPTED)
 """Exit codes of ranks after which another attempt would end alike, or is not wanted."""
 TAIL = 30
@@ -151,9 +154,12 @@ class Agent(LocalElasticAgent):
             for path in (self._logs.early(rank), log):
                 lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
                 print(*lines[-TAIL:], sep="\n", file=sys.stderr)
-        also = [r for r, each in failures.items() if r != rank and _kind(each) == "hang"]
         line = reason or f"rank {rank} {_manner(failure.exitcode)}" + (f" (its output: {log})" if rank else "")
-        line += f"; so did rank {', '.join(map(str, also))}" if also else ""
+        if _kind(failure) == HANG:
+            others = {r: _kind(each) == HANG for r, each in failures.items() if r != rank}
+            for says, hang in (("hangs too", True), ("did not answer", False)):
+                if ranks := ", ".join(str(r) for r, same in others.items() if same is hang):
+                    line += f"; rank {ranks} {says}"
         print(f"{line}; {last_good(self._asked)}; {self._next()}", file=sys.stderr, flush=True)
 
     def _next(self) -> str:
@@ -173,10 +179,13 @@ def culprit(failures: Mapping[int, ProcessFailure]) -> int:
     """The rank that failed first, as far as can be seen: not one that ended because others were gone, or because the
     agent then stopped it."""
 
+    hangs = [failure.timestamp for failure in failures.values() if _kind(failure) == HANG]
+
     def blame(rank: int) -> tuple[int, int, int]:
         failure = failures[rank]
-        stopped = failure.exitcode in (-signal.SIGTERM, 0)
-        order = {"mistake": 0, "": 1, "hang": 2, "lost": 4}
+        late = bool(hangs) and failure.timestamp > min(hangs) + AGENT_PATIENCE / 2 and not _kind(failure)
+        stopped = failure.exitcode in (-signal.SIGTERM, 0) or late
+        order = {MISTAKE: 0, "": 1, HANG: 2, LOST: 4}
         return (3 if stopped else order.get(_kind(failure), 1), failure.timestamp, rank)
 
     return min(failures, key=blame)

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _ended(text: str, code: int) -> int:
     """Tell why, and see that the process ends."""
-    lastword.tell(text, "mistake" if code == USER_ERROR else "lost")
+    lastword.tell(text, lastword.MISTAKE if code == USER_ERROR else lastword.LOST)
     team = sys.modules.get("qi_core.team")  # who has not imported it is no rank
     if team and team.joined():
         # Threads of a rank may still wait for others, which are gone; Python would wait for them at its end.

@@ -48,7 +48,7 @@ def wanted(args: Namespace, recipe: Recipe, folder: Path) -> Launch | None:
         )
     refuse_company(recipe, nproc * args.nnodes)
     # A rank that is started again may find this process's folder renamed, by --fresh.
-    recipe_path = str(Path(args.recipe).resolve()) if Path(args.recipe).exists() else args.recipe
+    recipe_path = str(Path(args.recipe).absolute()) if Path(args.recipe).exists() else args.recipe
     words = ["run", recipe_path, *(word for line in args.set for word in ("--set", line))]
     words += ["--folder", str(folder)] if args.folder else []
     words += ["--fresh"] if args.fresh else []
