@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from qi_core.errors import QiError
+from qi_core.seat import seat
 
 
 class Skip(Protocol):
@@ -18,7 +19,8 @@ class Skip(Protocol):
 
 
 class Skipped:
-    """Counts, and writes each to ``skipped.jsonl`` once, however often the run is resumed."""
+    """Counts, and writes each to ``skipped.jsonl`` once, however often the run is resumed. Of several ranks, which all
+    draw the same, the first one writes."""
 
     def __init__(self, folder: Path, source: str) -> None:
         self._path, self._source = folder / "skipped.jsonl", source
@@ -28,6 +30,8 @@ class Skipped:
     def __call__(self, key: str, reason: str, detail: str = "") -> None:
         """Count it and put it on the list."""
         self.counts[reason] += 1
+        if seat().rank:
+            return
         line = json.dumps({"source": self._source, "key": key, "reason": reason, "detail": detail})
         try:
             if self._listed is None:

@@ -132,3 +132,22 @@ def test_what_was_drawn_is_judged_by_the_weights_that_drew_it(tmp_path: Path) ->
     drift = [float(record["parts"]["drift"]) for record in steps(folder)]  # type: ignore[index]
     assert max(drift[0], drift[UPDATES]) < 1e-5
     assert min(drift[3:UPDATES]) > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("plugin")
+def test_other_ranks_go_on_in_the_middle_of_a_rollout(tmp_path: Path) -> None:
+    """With pictures that one process drew two learn on, and then draw the next ones themselves."""
+    path = recipe(tmp_path, ROLLOUTS.replace("wandering", "exact-sde"), GRPO)
+    folder, unbroken = tmp_path / "run", tmp_path / "unbroken"
+    qi("run", path, "--folder", unbroken, "--set", "train.steps=10")
+    qi("run", path, "--folder", folder, "--set", "train.steps=3")
+    fsdp = ("--set", "parallel.name=fsdp", "--set", "parallel.device=cpu", "--nproc", "2")
+    qi("run", folder, *fsdp, "--set", "train.steps=10")
+    assert losses(folder) == pytest.approx(losses(unbroken), rel=1e-5, abs=1e-6)
+    assert evaluated(folder)[6] == evaluated(unbroken)[6]
+    drawn, wanted = (
+        {key: value for key, value in steps(run)[-1]["parts"].items() if "seconds" not in key}  # type: ignore[attr-defined]
+        for run in (folder, unbroken)
+    )
+    assert drawn == pytest.approx(wanted, rel=1e-3, abs=1e-4)
