@@ -122,11 +122,16 @@ class Noted:
         return getattr(self._source, name)
 
 
-def on_fsdp(tensor: int) -> dict[str, dict[str, Any]]:
+def learns(name: str, tensor: int) -> dict[str, dict[str, Any]]:
     """On each rank. One launch for all objectives; LoRA with one of them."""
     from qi_plugins.parallel_fsdp.component import Fsdp
 
-    strategy = Fsdp(device="cpu", precision="fp32", threads=1, tensor=tensor).build()
+    if name == "fsdp":
+        strategy = Fsdp(device="cpu", precision="fp32", threads=1, tensor=tensor).build()
+    else:
+        from qi_plugins.parallel_megatron.component import Megatron
+
+        strategy = Megatron(device="cpu", precision="fp32", threads=1, tensor=tensor, engine="torch").build()
     return {name: asdict(seen, recurse=False) for name, seen in learn_all(strategy).items()}
 
 
@@ -143,13 +148,19 @@ def alone() -> dict[str, Seen]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("ranks", "tensor"), [(2, 1), (4, 2)], ids=["fsdp 2", "fsdp 2 x tensor 2"])
-def test_fsdp_learns_what_one_process_learns(alone: dict[str, Seen], ranks: int, tensor: int) -> None:
+@pytest.mark.parametrize(
+    ("strategy", "ranks", "tensor"),
+    [("fsdp", 2, 1), ("fsdp", 4, 2), ("megatron", 4, 2)],
+    ids=["fsdp 2", "fsdp 2 x tensor 2", "megatron 2 x tensor 2"],
+)
+def test_ranks_learn_what_one_process_learns(alone: dict[str, Seen], strategy: str, ranks: int, tensor: int) -> None:
     import torch
 
-    every = together(
-        ranks, on_fsdp, tensor, preload=["qi_plugins.mmdit.component", "qi_plugins.parallel_fsdp.strategy"]
-    )
+    preload = ["qi_plugins.mmdit.component"]
+    if strategy == "megatron":
+        pytest.importorskip("megatron.core", reason="qi[megatron] is not installed")
+        preload.append("support.megatron_cpu")
+    every = together(ranks, learns, strategy, tensor, preload=preload)
     for name, wanted in alone.items():
         assert len({tuple(keys) for keys in wanted.keys}) == 4
         for rank, seen in enumerate(Seen(**own[name]) for own in every):
