@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from functools import lru_cache
 from math import ceil, prod
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from attrs import frozen
 
@@ -24,6 +24,8 @@ MOMENTS = 8
 """Bytes of AdamW's two moments of a value, fp32."""
 RESERVE = 2 * GIB
 """CUDA's context, NCCL's buffers and the workspaces of kernels."""
+MARGIN = 0.05
+"""Of a card's memory, left free: the formulas are not exact."""
 FRAGMENTED = 0.04
 """Share of what comes and goes (activations, buffers, gradients) that the allocator cannot use."""
 
@@ -105,6 +107,7 @@ class Estimate:
     host: int
     """Bytes of the CPU's memory, for each rank."""
     capacity: int
+    """Bytes of the card, less a margin."""
     seconds: float
     """Of a step."""
     parts: tuple[tuple[str, float], ...]
@@ -184,7 +187,7 @@ def estimate(
         items=items,
         peak=peak,
         host=host,
-        capacity=int(card.memory * GIB),
+        capacity=int(card.memory * GIB * (1 - MARGIN)),
         seconds=seconds,
         parts=parts,
         mfu=useful / (peak_flops * seconds),
@@ -192,9 +195,14 @@ def estimate(
     )
 
 
-@lru_cache(maxsize=64)
+_COUNTED: WeakKeyDictionary[DenoiserModule, dict[int, Values]] = WeakKeyDictionary()
+
+
 def _values(job: Job, tensor: int) -> Values:
-    return values(job.network, job.sharding, tensor)
+    counted = _COUNTED.setdefault(job.network, {})
+    if tensor not in counted:
+        counted[tensor] = values(job.network, job.sharding, tensor)
+    return counted[tensor]
 
 
 def _peak(card: Card, layout: Layout) -> float:

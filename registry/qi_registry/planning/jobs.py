@@ -50,8 +50,11 @@ def _walk(component: Any) -> Iterator[Shown]:
                 yield from _walk(item)
 
 
-def job(recipe: Recipe, scene: Scene) -> tuple[Job, tuple[str, ...]]:
-    """And what was assumed. Raises QiError where a part cannot say what it costs."""
+def job(recipe: Recipe, scene: Scene, like: Job | None = None) -> tuple[Job, tuple[str, ...]]:
+    """And what was assumed. ``like``: another job of the same network, whose network is taken.
+
+    Raises QiError where a part cannot say what it costs.
+    """
     import torch
 
     from qi_core.place import Place
@@ -68,9 +71,9 @@ def job(recipe: Recipe, scene: Scene) -> tuple[Job, tuple[str, ...]]:
             "its plugin would have to offer costs() (qi_core.planning.Planned)"
         )
     costs, plain = denoiser.costs(*widths), recomputed(denoiser, "none").costs(*widths)
-    network = costs.network()
-    sharding = network.sharding()
-    if recipe.adapter is not None:
+    network = costs.network() if like is None else like.network
+    sharding = network.sharding() if like is None else like.sharding
+    if recipe.adapter is not None and like is None:
         place = Place(device=torch.device("meta"), dtype=torch.bfloat16, seed=0, folder=Path())
         adapter: Any = recipe.adapter
         adapter = attrs.evolve(adapter, weights=None) if _has(adapter, "weights") else adapter  # a file, not needed

@@ -74,7 +74,7 @@ def _memory_table(scenes: Sequence[Scene], found: Sequence[Estimate]) -> None:
         note = next(item.note for item in items if item)
         rows.append([name, *(_gb(item.bytes) if item else "" for item in items), note])
     rows.append(["at most at one time", *(_gb(one.peak) for one in found), "not all of it is there at once"])
-    rows.append(["the card has", *(_gb(one.capacity) for one in found), ""])
+    rows.append([f"the card has, less {rules.MARGIN:.0%}", *(_gb(one.capacity) for one in found), ""])
     rows.append(["", *("fits" if one.fits else f"{_gb(-one.room)} too much" for one in found), ""])
     if any(one.host for one in found):
         rows.append(["CPU's memory, each rank", *(_gb(one.host) for one in found), "offload"])
@@ -87,7 +87,7 @@ def _time_table(recipe: Recipe, scenes: Sequence[Scene], found: Sequence[Estimat
     rows += [
         ["a step", *(_seconds(one.seconds) for one in found)],
         ["MFU", *(f"{one.mfu:.0%}" for one in found)],
-        ["samples a second", *(f"{one.samples_per_second:.3g}" for one in found)],
+        ["samples a second", *(_rate(one.samples_per_second) for one in found)],
         [f"{recipe.train.steps} steps", *(_long(one.seconds * recipe.train.steps) for one in found)],
     ]
     print_table(["time", *(f"{scene.side} px" for scene in scenes)], rows)
@@ -124,16 +124,16 @@ def _row(choice: Choice) -> list[str]:
         _gb(found.peak) if found.fits else f"{_gb(found.peak)}: does not fit",
         _seconds(found.seconds),
         f"{found.mfu:.0%}",
-        f"{found.samples_per_second:.3g}",
+        _rate(found.samples_per_second),
     ]
 
 
 def _best(asked: Question, scenes: Sequence[Scene], known: Mapping[str, type[Any]], top: int) -> int:
     """The best layouts of every number of GPUs, card and size."""
     rows: list[list[str]] = []
-    lacking = 0
+    lacking, like = 0, job(asked.recipe, scenes[0])[0]
     for card, gpus, scene in product(asked.cards, asked.gpus, scenes):
-        choices = sweep(asked.recipe, scene, gpus, card, asked.per_node, known, asked.mfu)
+        choices = sweep(asked.recipe, scene, gpus, card, asked.per_node, known, asked.mfu, like)
         where = [f"{gpus} {card.name}", f"{scene.side} px"]
         rows += [[*where, *_row(choice)] for choice in choices[:top]] or [[*where, "none is possible"]]
         lacking += not (choices and choices[0].found.fits)
@@ -144,11 +144,11 @@ def _best(asked: Question, scenes: Sequence[Scene], known: Mapping[str, type[Any
 def _advice(asked: Question, scene: Scene, known: Mapping[str, type[Any]]) -> str:
     """One concrete line: the fastest layout that fits on as many GPUs, or on how many one does."""
     recipe, gpus, card = asked.recipe, asked.gpus[0], asked.cards[0]
-    before = _name(recipe, known)
+    before, like = _name(recipe, known), job(recipe, scene)[0]
     while gpus <= MOST_GPUS:
         batch = max(recipe.train.batch, gpus)
         larger = evolve(recipe, train=evolve(recipe.train, batch=batch))
-        choices = sweep(larger, scene, gpus, card, asked.per_node, known, asked.mfu)
+        choices = sweep(larger, scene, gpus, card, asked.per_node, known, asked.mfu, like)
         if choices and choices[0].found.fits:
             best = choices[0]
             more = f" --set train.batch={batch}" if batch != recipe.train.batch else ""
@@ -210,6 +210,10 @@ def _batch(recipe: Recipe, one: Estimate) -> str:
 def _gb(size: float) -> str:
     size /= 1e9
     return f"{size:.1f}" if size >= 1 else f"{size:.2f}"
+
+
+def _rate(a_second: float) -> str:
+    return f"{a_second:.0f}" if a_second >= 100 else f"{a_second:.3g}"
 
 
 def _seconds(seconds: float) -> str:

@@ -90,6 +90,7 @@ def sweep(
     per_node: int,
     known: Mapping[str, type[Any]],
     mfu: float | None = None,
+    like: Job | None = None,
 ) -> list[Choice]:
     """Every strategy, degree, sharding and checkpointing, each in as few micro-batches as fit: those that fit first,
     the fastest of them first; then the others, by what they lack. Equally good ones: the plainest first."""
@@ -98,7 +99,8 @@ def sweep(
         denoiser = recomputed(recipe.denoiser, checkpointing)
         if str(getattr(denoiser, "checkpointing", "none")) != checkpointing:
             continue
-        work, _ = job(attrs.evolve(recipe, denoiser=denoiser), scene)
+        work, _ = job(attrs.evolve(recipe, denoiser=denoiser), scene, like)
+        like = work  # the network is the same
         for name, parallel in _parallels(recipe, gpus, per_node, work.costs.heads, known):
             try:
                 layout = parallel.layout(gpus)
