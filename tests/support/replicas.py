@@ -3,62 +3,45 @@
 from __future__ import annotations
 
 import pickle
-import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from qi_core.testing.fakes import OneCpu
+from qi_core.testing.team import Thread, together
 
 T = TypeVar("T")
 
-PATIENCE = 20.0
-"""Seconds that a rank waits for the others, before the test fails."""
 
-
-class Table:
-    """Where ranks lay down what the others are to have."""
-
-    def __init__(self, ranks: int) -> None:
-        self.ranks = ranks
-        self.items: list[Any] = [None] * ranks
-        self.barrier = threading.Barrier(ranks, timeout=PATIENCE)
-
-
-class Threads:
+class Told:
     """``qi_core.parallel.Team`` of threads. Items are pickled, as between processes."""
 
-    def __init__(self, table: Table, rank: int) -> None:
-        self._table, self.rank, self.ranks = table, rank, table.ranks
-        self.gathered = 0
+    def __init__(self, team: Thread) -> None:
+        self._team, self.rank, self.ranks = team, team.rank, team.ranks
+        self.sent = 0
         """Bytes that this rank gave the others."""
 
     def gather(self, item: T) -> list[T]:
         """See ``Team``."""
-        sent = pickle.dumps(item)
-        self.gathered += len(sent)
-        self._table.items[self.rank] = sent
-        self._table.barrier.wait()
-        found = [pickle.loads(each) for each in self._table.items]
-        self._table.barrier.wait()
-        return found
+        own = pickle.dumps(item)
+        self.sent += len(own)
+        return [pickle.loads(each) for each in self._team.gather(own)]
 
     def send(self, item: T) -> T:
         """See ``Team``."""
         return self.gather(item)[0]
 
-    def apart(self) -> Threads:
+    def apart(self) -> Told:
         """See ``Team``."""
-        raise NotImplementedError
+        return Told(self._team.apart())
 
 
 class Replica(OneCpu):
     """``qi_core.parallel.Strategy``: plain data parallelism. With ``tensor`` > 1 so many ranks do the same."""
 
-    def __init__(self, team: Threads, tensor: int = 1) -> None:
+    def __init__(self, team: Told, tensor: int = 1) -> None:
         self.team = team  # type: ignore[assignment]
         self.replica, self.replicas = team.rank // tensor, team.ranks // tensor
         self._tensor = tensor
@@ -80,17 +63,8 @@ class Replica(OneCpu):
 
 
 def on_ranks(ranks: int, work: Callable[[Replica], T], tensor: int = 1) -> list[T | Exception]:
-    """What ``work`` gives on each rank, or raises there. All come to an end."""
-    table = Table(ranks)
-
-    def rank(number: int) -> T | Exception:
-        try:
-            return work(Replica(Threads(table, number), tensor))
-        except Exception as error:
-            return error
-
-    with ThreadPoolExecutor(ranks) as pool:
-        return list(pool.map(rank, range(ranks)))
+    """What ``work`` gives on each rank, or raises there."""
+    return together(ranks, lambda team: work(Replica(Told(team), tensor)))
 
 
 def all_well(found: list[T | Exception]) -> list[T]:

@@ -162,7 +162,7 @@ def test_no_more_is_sent_than_a_picture_holds(place: Place, network: DenoiserMod
     def sent(chunk: int) -> int:
         def work(rank: Replica) -> int:
             draws(evolve(SMALL, chunk=chunk, group=16), place, network)(rank)
-            return rank.team.gathered  # type: ignore[attr-defined]
+            return rank.team.sent  # type: ignore[attr-defined]
 
         return sum(all_well(on_ranks(2, work)))
 
