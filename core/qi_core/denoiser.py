@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
 from attrs import frozen
 from torch import Tensor, nn
@@ -14,6 +14,19 @@ if TYPE_CHECKING:
     from qi_core.place import Place
 
 Split: TypeAlias = Literal["rows", "columns", "heads", "gathered", "partial", "replicated"]
+
+
+@frozen(kw_only=True)
+class Stretches:
+    """Where each tensor-parallel rank may go on with a stretch of the tokens alone (sequence parallelism): within some
+    blocks, outside of the divided products."""
+
+    begin: str
+    end: str
+    """Names of modules that do nothing. Through the first, every stream of tokens goes into these blocks; through the
+    second it comes out, with a few tokens more at its end, so that the ranks could share it equally."""
+    blocks: tuple[str, ...]
+    """Names of the blocks between them. ``Sharding.entries`` in them put the tokens together, also with a few more."""
 
 
 @frozen(kw_only=True)
@@ -34,6 +47,8 @@ class Sharding:
     entries: tuple[str, ...] = ()
     """Names (with ``*`` for any block) of modules that do nothing, through which tensors go from where every rank has
     them all to ``columns`` and ``heads``: gradients are summed there, on their way back."""
+    stretches: Stretches | None = None
+    """Where tokens may be divided too; the network is ``Stretched`` then."""
     blocks: str
     """Name of the module list of repeated blocks (what a strategy wraps, compiles or checkpoints one by one)."""
 
@@ -77,6 +92,15 @@ class Called:
         """See ``Denoiser``."""
         found: Latents = self.network(latents, t, condition)
         return found
+
+
+@runtime_checkable
+class Stretched(Protocol):
+    """A denoiser whose tokens may be divided (``Sharding.stretches``)."""
+
+    def stretch(self, part: int, parts: int) -> None:
+        """From now on there are, in those blocks, the tokens of stretch ``part`` of so many equal ones."""
+        ...
 
 
 class DenoiserComponent(Protocol):

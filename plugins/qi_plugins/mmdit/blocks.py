@@ -23,6 +23,11 @@ from qi_plugins.mmdit.runs import EPS, Runs
 SINUSOID = 256
 
 
+def first(x_ND: Tensor, tokens: int) -> Tensor:
+    """So many tokens: where ranks share them equally, there may be a few more."""
+    return x_ND if len(x_ND) == tokens else x_ND[:tokens]
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) * weight, the mean square in float32."""
 
@@ -124,7 +129,8 @@ class JointAttention(nn.Module):
 
     def forward(self, img_ND: Tensor, txt_LD: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """Both streams -> both streams."""
-        img_ND, txt_LD = self.enter(img_ND), self.enter(txt_LD)
+        img_ND = first(self.enter(img_ND), sum(layout.image_lengths))
+        txt_LD = first(self.enter(txt_LD), sum(layout.text_lengths))
         txt_q, img_q = self._heads(self.add_q_proj(txt_LD)), self._heads(self.to_q(img_ND))
         q = self._normed(self.norm_added_q, txt_q, self.norm_q, img_q, layout)
         k, v = self._keys(img_ND, txt_LD, layout)
@@ -186,7 +192,7 @@ class Block(nn.Module):
         """``temb_KD``: time embeddings; with zero_cond_t the second half of its rows is that of clean pictures."""
         samples = len(temb_KD) // 2 if self.zero_cond_t else len(temb_KD)
         image, text = layout.image_times if self.zero_cond_t else layout.image, layout.text
-        img_mod, txt_mod = self.img_mod(temb_KD), self.txt_mod(temb_KD[:samples])
+        img_mod, txt_mod = self.img_mod(temb_KD), text.take(self.txt_mod(temb_KD[:samples]))
         i_shift1, i_scale1, i_gate1, i_shift2, i_scale2, i_gate2 = image.take(img_mod).chunk(6, dim=-1)
         t_shift1, t_scale1, t_gate1, t_shift2, t_scale2, t_gate2 = txt_mod.chunk(6, dim=-1)
         img = image.modulate(img_ND, i_shift1, i_scale1)

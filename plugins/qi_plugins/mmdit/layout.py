@@ -11,7 +11,7 @@ from __future__ import annotations
 from itertools import accumulate, pairwise
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor
 
 from qi_core import Condition, Grid, Latents
@@ -81,6 +81,13 @@ class Layout:
     """All tokens of a sample meet."""
     final: Plan
     """Targets alone ask: in the last block nothing else is used afterwards."""
+    stretched: Layout | None = None
+    """For blocks in which this rank has a stretch of the tokens."""
+
+    def stretch(self, part: int, parts: int) -> Layout:
+        """The same where modulation sees a stretch of the tokens alone (see ``qi_core.denoiser.Stretches``)."""
+        image, times, text = (runs.stretch(part, parts) for runs in (self.image, self.image_times, self.text))
+        return evolve(self, image=image, image_times=times, text=text, stretched=None)
 
     @property
     def nbytes(self) -> int:

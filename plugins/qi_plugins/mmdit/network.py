@@ -8,14 +8,16 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 import torch
+from attrs import evolve
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from qi_core import Condition, DenoiserModule, Latents, QiError, Sharding
+from qi_core.denoiser import Stretches
 from qi_plugins.mmdit.again import selective
 from qi_plugins.mmdit.architecture import Architecture, Predicts
 from qi_plugins.mmdit.attention import Backend
-from qi_plugins.mmdit.blocks import Block, NormOut, RMSNorm, TimeEmbed
+from qi_plugins.mmdit.blocks import Block, NormOut, RMSNorm, TimeEmbed, first
 from qi_plugins.mmdit.layout import Layout, Shapes, make_layout
 from qi_plugins.mmdit.rope import Kept, Rope
 
@@ -53,8 +55,11 @@ class MMDiTNetwork(DenoiserModule):
         self.transformer_blocks = nn.ModuleList([Block(arch, last=i == last) for i in range(arch.layers)])
         self.norm_out = NormOut(width)
         self.proj_out = nn.Linear(width, arch.out_channels)
+        # Where tokens part and meet, if a strategy divides them: see ``Sharding.stretches``.
+        self.part, self.meet = nn.Identity(), nn.Identity()
+        self._stretch = (0, 1)
         self._rope = Rope(arch.axes_dims_rope)
-        self._layouts: Kept[Shapes, Layout] = Kept(KEPT_BYTES, lambda layout: layout.nbytes)
+        self._layouts = _none_kept()
 
     def velocity(self, latents: Latents, t: Tensor, condition: Condition) -> Latents:
         """v at (x_t, t), in the dtype of ``latents`` whatever the network computes in; see ``qi_core.Denoiser``."""
@@ -78,7 +83,13 @@ class MMDiTNetwork(DenoiserModule):
         txt_LD = self.txt_in(self.txt_norm(condition.text.to(dtype)))
         clean = torch.zeros_like(sigma_B) if self.arch.zero_cond_t else sigma_B[:0]
         temb_KD = self.time_text_embed(torch.cat([sigma_B, clean]))
+        whole, layout, last = layout, layout.stretched or layout, len(self.transformer_blocks) - 1
+        img_ND, txt_LD = self.part(img_ND), self.part(txt_LD)
         for index, block in enumerate(self.transformer_blocks):
+            if index == last:  # where the text ends and targets leave references behind, all tokens are needed
+                layout = whole
+                img_ND = first(self.meet(img_ND), sum(whole.image_lengths))
+                txt_LD = first(self.meet(txt_LD), sum(whole.text_lengths))
             if self.every and index % self.every == 0 and torch.is_grad_enabled():
                 img_ND, txt_LD = checkpoint(block, img_ND, txt_LD, temb_KD, layout, use_reentrant=False)
             elif self.selective and torch.is_grad_enabled():
@@ -91,7 +102,15 @@ class MMDiTNetwork(DenoiserModule):
 
     def _layout(self, latents: Latents, condition: Condition) -> Layout:
         shapes = Shapes.of(latents, condition, layered=self.arch.use_layer3d_rope, backend=self.backend)
-        return self._layouts.get(shapes, lambda: make_layout(shapes, self._rope))
+        return self._layouts.get(shapes, lambda: self._made(shapes))
+
+    def _made(self, shapes: Shapes) -> Layout:
+        layout, (part, parts) = make_layout(shapes, self._rope), self._stretch
+        return layout if parts == 1 else evolve(layout, stretched=layout.stretch(part, parts))
+
+    def stretch(self, part: int, parts: int) -> None:
+        """See ``qi_core.denoiser.Stretched``."""
+        self._stretch, self._layouts = (part, parts), _none_kept()
 
     def _check(self, latents: Latents, t: Tensor, condition: Condition) -> None:
         samples = len(latents)
@@ -131,8 +150,17 @@ class MMDiTNetwork(DenoiserModule):
             },
             entries=tuple(f"{block}.{p}.enter" for p in ("attn", "img_mlp", "txt_mlp")),
             heads=self.arch.heads,
+            stretches=Stretches(
+                begin="part",
+                end="meet",
+                blocks=tuple(f"transformer_blocks.{i}" for i in range(self.arch.layers - 1)),
+            ),
             blocks="transformer_blocks",
         )
+
+
+def _none_kept() -> Kept[Shapes, Layout]:
+    return Kept(KEPT_BYTES, lambda layout: layout.nbytes)
 
 
 def initialise(network: MMDiTNetwork, seed: int, device: torch.device) -> None:

@@ -11,6 +11,7 @@ Shapes: R runs, N tokens, D width, K rows of modulation.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -50,6 +51,15 @@ class Runs:
             rows=None if own == list(range(len(lengths))) and rows is None else torch.tensor(own, device=device),
             index=torch.repeat_interleave(torch.arange(len(kept)), counts).to(device),
         )
+
+    def stretch(self, part: int, parts: int) -> Runs:
+        """Stretch ``part`` of so many equal ones; where tokens are wanting, the last run is made longer."""
+        size = -(-sum(self.lengths) // parts)
+        rows = list(range(len(self.lengths))) if self.rows is None else self.rows.tolist()
+        ends = list(accumulate(self.lengths))
+        ends[-1] = size * parts
+        bounds = [min(max(end - part * size, 0), size) for end in (0, *ends)]
+        return Runs.of([b - a for a, b in pairwise(bounds)], self.index.device, rows)
 
     def take(self, modulation_KD: Tensor) -> Tensor:
         """(R, D) the row of each run."""

@@ -25,6 +25,13 @@ def _fp8(instance: Megatron, attribute: Attribute[bool], value: bool) -> None:
         raise ValueError("'fp8' goes with bf16 weights, but 'precision' is \"fp32\"; set precision = \"bf16\"")
 
 
+def _sequence(instance: Megatron, attribute: Attribute[bool], value: bool) -> None:
+    if value and instance.tensor == 1:
+        raise ValueError(
+            "'sequence' divides tokens over tensor-parallel ranks, but 'tensor' is 1; set tensor = 2 or more"
+        )
+
+
 @frozen(kw_only=True)
 class Megatron:
     """megatron-core: products divided over tensor-parallel ranks, optimizer and fp32 weights over the replicas.
@@ -41,6 +48,9 @@ class Megatron:
     tensor: int = field(default=1, validator=validators.gt(0))
     """Ranks that compute one copy of the model together: neighbours, with fast links between them. It must divide the
     number of ranks and of attention heads. A means to fit a model: where it fits, data parallelism is faster."""
+    sequence: bool = field(default=False, validator=_sequence)
+    """Sequence parallelism: between the divided products each of these ranks has a stretch of the tokens alone, which
+    divides the memory of norms, modulation and residuals. Nothing more is sent."""
     overlap: bool = True
     """Sums of gradients run beside the backward pass, and gathering of weights beside the next forward pass."""
     engine: Literal["auto", "torch", "te"] = "auto"
@@ -70,6 +80,7 @@ class Megatron:
         return Layout(
             replicas=replicas,
             tensor=self.tensor,
+            sequence=self.sequence,
             optimizer_over=replicas,
             shadows_over=replicas,
             weight_bytes=size,

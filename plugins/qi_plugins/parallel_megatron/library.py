@@ -113,7 +113,7 @@ def make_grid(tensor: int, timeout: float) -> Grid:
     )
 
 
-def model_config(tensor: int, dtype: torch.dtype) -> Any:
+def model_config(tensor: int, dtype: torch.dtype, *, sequence: bool = False) -> Any:
     """What megatron-core's layers and buffers ask of a model. Sums stay sums: the loop has weighted its losses."""
     from megatron.core.transformer.transformer_config import TransformerConfig
 
@@ -122,6 +122,7 @@ def model_config(tensor: int, dtype: torch.dtype) -> Any:
         hidden_size=tensor,
         num_attention_heads=tensor,
         tensor_model_parallel_size=tensor,
+        sequence_parallel=sequence and tensor > 1,
         params_dtype=dtype,
         bf16=dtype == torch.bfloat16,
         use_cpu_initialization=True,  # and none at all: weights are put in afterwards

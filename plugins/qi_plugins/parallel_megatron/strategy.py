@@ -31,7 +31,7 @@ class LiveMegatron:
         library.load()
         self.dtype = devices.dtype(settings.precision, self.device)
         self._te = library.choose_engine(settings.engine, settings.fp8, self.device)
-        self._fp8, self._overlap = settings.fp8, settings.overlap
+        self._fp8, self._overlap, self._sequence = settings.fp8, settings.overlap, settings.sequence
         if self.device.type == "cuda" and self.dtype == torch.float32:
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         if settings.threads:
@@ -55,7 +55,8 @@ class LiveMegatron:
         from qi_plugins.parallel_megatron.layers import divide
 
         model.to(self.device)
-        cuts = divide(model, sharding or model.sharding(), self._grid, self.dtype, self._te)
+        sharding = sharding or model.sharding()
+        cuts = divide(model, sharding, self._grid, self.dtype, te=self._te, sequence=self._sequence)
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         originals = {name: parameter.data.float() for name, parameter in trained.items()}
         for parameter in trained.values():

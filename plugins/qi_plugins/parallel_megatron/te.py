@@ -12,14 +12,9 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 import torch.nn.functional as F
 import transformer_engine.pytorch as te
-from megatron.core.tensor_parallel import (
-    gather_from_tensor_model_parallel_region,
-    reduce_from_tensor_model_parallel_region,
-)
 from torch import Tensor, nn
 
-from qi_plugins.parallel_megatron.layers import enter
-from qi_plugins.parallel_megatron.library import Grid
+from qi_plugins.parallel_megatron.layers import Ways
 
 if TYPE_CHECKING:
     from qi_core.denoiser import Split
@@ -28,7 +23,7 @@ ROWS = 16
 """Products in 8 bits take tokens by so many."""
 
 
-def make_linear(split: Split, shards: dict[str, nn.Parameter], grid: Grid, dtype: torch.dtype) -> nn.Module:
+def make_linear(split: Split, shards: dict[str, nn.Parameter], ways: Ways, dtype: torch.dtype) -> nn.Module:
     """The layer of this rank's part of a weight."""
     weight, bias = shards["weight"], shards.get("bias")
     return TELinear(
@@ -38,32 +33,34 @@ def make_linear(split: Split, shards: dict[str, nn.Parameter], grid: Grid, dtype
         params_dtype=dtype,
         device=weight.device,
         return_bias=split == "rows" and bias is not None,
-    ).within(split, grid)
+    ).within(split, ways)
 
 
 class TELinear(te.Linear):  # type: ignore[misc]
     """TransformerEngine's product between megatron-core's mappings."""
 
-    def within(self, split: Split, grid: Grid) -> TELinear:
+    def within(self, split: Split, ways: Ways) -> TELinear:
         """How it is divided."""
-        self._split, self._tensor = split, grid.tensor
+        self._split, self._ways = split, ways
         return self
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        count = len(flat)
-        flat = F.pad(flat, (0, 0, 0, -count % ROWS))
-        bias: Tensor | None = None
         if self._split == "gathered":
-            out = gather_from_tensor_model_parallel_region(super().forward(enter(flat, self._tensor)), self._tensor)
+            out = self._ways.gather(self._product(self._ways.copy(flat)))
         elif self._split == "rows":
-            found: Any = super().forward(flat)
+            found = self._product(flat)
             part, bias = found if isinstance(found, tuple) else (found, None)
-            out = reduce_from_tensor_model_parallel_region(part[:count].contiguous(), self._tensor)
+            out = self._ways.leave(part)
+            out = out if bias is None else out + bias
         else:
-            out = super().forward(flat)
-        whole: Tensor = out[:count] if bias is None else out + bias
-        return whole.view(*x.shape[:-1], whole.shape[-1])
+            out = self._product(flat)
+        return out.view(*x.shape[:-1], out.shape[-1]) if x.ndim > 2 else out
+
+    def _product(self, x_ND: Tensor) -> Any:
+        """Of as many tokens as there are; rows' bias beside it."""
+        found = super().forward(F.pad(x_ND, (0, 0, 0, -len(x_ND) % ROWS)))
+        return (found[0][: len(x_ND)], found[1]) if isinstance(found, tuple) else found[: len(x_ND)]
 
 
 def eight_bits() -> AbstractContextManager[None]:
