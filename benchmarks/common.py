@@ -64,7 +64,10 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], cap
         made.add_column(column, justify="right" if number else "left", no_wrap=True)
     for row in rows:
         made.add_row(*row)
-    Console().print(made)
+    console = Console()
+    if not console.is_terminal:  # into a pipe or a file: wide enough that nothing is cut
+        console = Console(width=max(80, Console(width=1000).measure(made).maximum))
+    console.print(made)
 
 
 def machine() -> dict[str, Any]:
