@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
@@ -95,6 +95,16 @@ class Strategy(Protocol):
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over replicas, the same on all ranks."""
+        ...
+
+
+@runtime_checkable
+class Dividing(Protocol):
+    """A live strategy under which no device need ever hold a whole model."""
+
+    @property
+    def cradle(self) -> torch.device:
+        """Where a model is built that ``place`` will divide and bring to the strategy's device."""
         ...
 
 

@@ -44,6 +44,7 @@ def assemble(recipe: Recipe, folder: Path, strategy: Strategy | None = None) -> 
     from qi_core import checkpoint
     from qi_core.asking import together
     from qi_core.chores import refuse_preview, refuse_validation
+    from qi_core.parallel import Dividing
     from qi_core.run import Run
     from qi_core.source import OnPolicy
 
@@ -57,7 +58,8 @@ def assemble(recipe: Recipe, folder: Path, strategy: Strategy | None = None) -> 
     refuse_preview(recipe.preview, encoders)
     place = evolve(place, multiple=encoders.autoencoder.scale)
     source = recipe.source.build(place, place.multiple)
-    model = _model(recipe, place, encoders)
+    cradle = strategy.cradle if isinstance(strategy, Dividing) else strategy.device
+    model = _model(recipe, evolve(place, device=cradle), encoders)
     notes = [f"{strategy.device.type}, {str(strategy.dtype).removeprefix('torch.')}{_ranks(strategy)}"]
     notes += [f"source: skipped {count}: {why}" for why, count in source.report().items()]
     adapter = None

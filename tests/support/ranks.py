@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def together(
-    ranks: int, work: Callable[..., Any], *args: Any, preload: Sequence[str] = (), limit: float = 240
+    ranks: int, work: Callable[..., Any], *args: Any, preload: Sequence[str] = (), limit: float = 480
 ) -> list[Any]:
     """``work(*args)`` on so many ranks, which find one another as those of torchrun do; what each gives back.
 

@@ -80,6 +80,11 @@ class LiveFsdp:
         assert sharding is not None
         return DeviceMesh.from_group([copying, sharding], kind, mesh=ranks, mesh_dim_names=("copy", "shard"))
 
+    @property
+    def cradle(self) -> torch.device:
+        """See ``qi_core.parallel.Dividing``: a GPU may be too small for all weights in float32."""
+        return self.device if self._alone else torch.device("cpu")
+
     def place(self, model: DenoiserModule, sharding: Sharding | None = None) -> DenoiserModule:
         """Divided, on the device, trained weights in float32.
 

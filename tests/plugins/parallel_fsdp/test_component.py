@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from qi_core import QiError
+from qi_core.parallel import Dividing
 from qi_core.testing import check_component, check_parallel
 from qi_plugins.parallel_fsdp import qi_parallels
 from qi_plugins.parallel_fsdp.component import Fsdp
@@ -57,6 +58,13 @@ def test_a_gpu_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(QiError, match=r"parallel.device: 'cuda' .* 0 CUDA device"):
         Fsdp(device="cuda").build()
+
+
+def test_one_process_builds_its_model_where_it_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qi_core.devices.device", lambda *_: torch.device("meta"))
+    live = Fsdp(precision="fp32").build()
+    assert isinstance(live, Dividing)
+    assert live.cradle == torch.device("meta")
 
 
 def test_ranks_of_a_replica_are_neighbours_and_shards_lie_within_a_copy() -> None:

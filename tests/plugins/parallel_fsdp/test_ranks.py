@@ -42,6 +42,7 @@ FOUR = {
     "DPO": Case(objective="dpo", checkpointing="all"),
 }
 HYBRID = Case(accumulate=2)
+COMPILED = Case(batch=2, steps=2)
 
 
 def single() -> Strategy:
@@ -69,6 +70,8 @@ def on_two(begun: Checkpoint) -> dict[str, Any]:
         "sum": summed(live),
         "bf16": halved(),
         "volume": volume(live),
+        "cradle": str(live.cradle),
+        "compiled": compiled(),
     }
 
 
@@ -173,6 +176,21 @@ def clipped(live: Strategy) -> list[Any]:
         first.view(-1)[0] = math.inf
     norms.append(live.clip(model.parameters(), 1.0))
     return [norms, values, float(first.view(-1)[-1])]
+
+
+def compiled() -> Seen:
+    """With the backend "eager", which traces and guards as the real one does."""
+    from torch import nn
+
+    from qi_core import devices
+
+    before = nn.Module.compile, devices.need_compiler
+    nn.Module.compile = lambda self, **_: before[0](self, backend="eager")  # type: ignore[method-assign,assignment]
+    devices.need_compiler = lambda: None
+    try:
+        return train(fsdp(compile=True, tensor=2), COMPILED)
+    finally:
+        nn.Module.compile, devices.need_compiler = before  # type: ignore[method-assign]
 
 
 def summed(live: Strategy) -> list[float]:
@@ -409,6 +427,15 @@ def test_a_step_gathers_weights_twice_and_reduces_gradients_once(two: list[dict[
 
     assert found["all-gather"] == 2 * filled([*found["trained"], *found["frozen"]])
     assert found["reduce-scatter"] == filled(found["trained"])
+
+
+def test_compiled_blocks_exchange_what_plain_ones_do(two: list[dict[str, Any]], wanted: Callable[[Case], Seen]) -> None:
+    agree([rank["compiled"] for rank in two], wanted(COMPILED))
+
+
+def test_a_model_is_built_on_the_cpu(two: list[dict[str, Any]]) -> None:
+    """Whatever the device: see ``Dividing``."""
+    assert [rank["cradle"] for rank in two] == ["cpu", "cpu"]
 
 
 def test_heads_that_cannot_be_divided_are_told(four: list[dict[str, Any]]) -> None:
