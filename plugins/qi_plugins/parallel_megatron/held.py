@@ -186,8 +186,8 @@ class MegatronHeld:
 
     def _add_partial(self) -> None:
         """In one message: stretches of all ranks of a replica are the same, for their buffers are laid out alike."""
-        grads = [p.grad for name, p in self.trained.items() if self._cuts[name].partial and p.grad is not None]
-        if not any(grad.numel() for grad in grads):
+        grads = self._grads(lambda cut: cut.partial)
+        if not grads:
             return
         whole = torch.cat(grads)
         dist.all_reduce(whole, group=self._grid.tensor)
@@ -196,11 +196,7 @@ class MegatronHeld:
 
     def norm(self) -> float:
         """Of all gradients together; what every rank of a replica holds is counted once."""
-        own = [
-            piece.grad
-            for name, piece in self.trained.items()
-            if piece.grad is not None and (self._cuts[name].dim is not None or self._grid.place == 0)
-        ]
+        own = self._grads(lambda cut: cut.dim is not None or self._grid.place == 0)
         squares = torch.zeros((), dtype=torch.float64, device=next(iter(self._live.values())).device)
         if own:
             squares += torch.stack(torch._foreach_norm(own)).double().square().sum()
@@ -209,7 +205,13 @@ class MegatronHeld:
 
     def scale(self, factor: float) -> None:
         """All gradients."""
-        torch._foreach_mul_([piece.grad for piece in self.trained.values() if piece.grad is not None], factor)
+        if own := self._grads(lambda _: True):
+            torch._foreach_mul_(own, factor)
+
+    def _grads(self, which: Callable[[Cut], bool]) -> list[Tensor]:
+        """Those that are not empty, of some of the weights."""
+        pieces = [piece for name, piece in self.trained.items() if which(self._cuts[name])]
+        return [piece.grad for piece in pieces if piece.grad is not None and piece.numel()]
 
     def clear(self) -> None:
         """See ``Held``."""

@@ -39,3 +39,14 @@ def test_gradients_of_long_runs(
     found = gradients(Runs.of(lengths, CPU), lengths, dtype).double()
     for one, wanted in zip(found, gradients(None, lengths, dtype), strict=True):
         assert (one - wanted).norm() <= limit * wanted.norm()
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 4, 9])
+def test_stretches_put_together_are_the_runs(parts: int) -> None:
+    own = Runs.of([3, 0, 5, 2], CPU, rows=[0, 1, 4, 3])
+    modulation = torch.arange(5.0)[:, None]
+    stretches = [own.stretch(part, parts) for part in range(parts)]
+    tokens = torch.cat([each.take(modulation).index_select(0, each.index)[:, 0] for each in stretches])
+    assert {len(each.index) for each in stretches} == {-(-10 // parts)}
+    assert tokens[:10].tolist() == [0, 0, 0, 4, 4, 4, 4, 4, 3, 3]
+    assert set(tokens[10:].tolist()) <= {3}

@@ -18,6 +18,7 @@ def test_it_is_a_component() -> None:
     [
         ({"precision": "fp16"}, "'precision' 'fp16' is refused"),
         ({"tensor": 0}, "'tensor' must be > 0"),
+        ({"sequence": True}, "'tensor' is 1; set tensor = 2"),
         ({"fp8": True, "engine": "torch"}, 'set engine = "te"'),
         ({"fp8": True, "precision": "fp32"}, 'set precision = "bf16"'),
     ],

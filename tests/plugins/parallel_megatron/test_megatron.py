@@ -21,9 +21,17 @@ PACKED, LORA = Case(accumulate=2), Case(lora=True)
 DPO = Case(objective="dpo", batch=4)
 AGAIN = Case(checkpointing="all", steps=1)
 CASES = {"packed": PACKED, "lora": LORA, "dpo": DPO, "again": AGAIN}
-LAYOUTS = {(1, 1): ["packed"], (2, 2): ["packed", "lora"], (2, 1): ["packed"], (4, 4): ["packed", "lora", "dpo"]}
-"""(ranks, tensor-parallel degree) -> the runs."""
-LAYOUTS |= {(4, 2): ["packed", "lora", "dpo", "again"], (4, 1): ["lora", "dpo"]}
+LAYOUTS: dict[tuple[int, int, bool], list[str]] = {
+    (1, 1, False): ["packed"],
+    (2, 2, False): ["packed", "lora"],
+    (2, 1, False): ["packed"],
+    (4, 4, False): ["packed", "dpo"],
+    (4, 2, False): ["packed", "lora", "dpo", "again"],
+    (4, 1, False): ["lora", "dpo"],
+    (4, 4, True): ["packed", "lora"],
+    (4, 2, True): ["packed", "again"],
+}
+"""(ranks, tensor-parallel degree, sequence parallelism) -> the runs."""
 RUNS = [(*layout, name) for layout, names in LAYOUTS.items() for name in names]
 CLOSE = 1e-5
 DRIFTED = 5e-5
@@ -47,9 +55,10 @@ def everything(ports: list[int]) -> dict[Any, Any]:
             told |= {name: train(alone, case) for name, case in CASES.items()}
     for ranks in (1, 2, 4):
         with world(ranks, ports) as inside:
-            for (of, tensor), names in LAYOUTS.items():
-                if inside and of == ranks:
-                    told |= {(of, tensor, name): train(megatron(tensor), CASES[name]) for name in names}
+            for layout, names in LAYOUTS.items():
+                if inside and layout[0] == ranks:
+                    strategy = megatron(layout[1], sequence=layout[2])
+                    told |= {(*layout, name): train(strategy, CASES[name]) for name in names}
             if inside and ranks == 4:
                 for check in (resumed, exchanged, rounded, frozen, bytes_sent, refused, signalled, untouched):
                     told[check.__name__] = check()
@@ -75,14 +84,14 @@ def megatron(tensor: int, **settings: Any) -> Any:
     return Megatron(device="cpu", tensor=tensor, **{"precision": "fp32", "engine": "torch", **settings}).build()
 
 
-def of(told: list[dict[Any, Any]], run: tuple[int, int, str]) -> list[Seen]:
+def of(told: list[dict[Any, Any]], run: tuple[int, int, bool, str]) -> list[Seen]:
     return [each[run] for each in told[: run[0]]]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("run", RUNS, ids=str)
 def test_losses_and_every_gradient_are_those_of_one_process(told: list[dict[Any, Any]], run: Any) -> None:
-    seen, wanted = of(told, run), told[0][run[2]]
+    seen, wanted = of(told, run), told[0][run[3]]
     assert seen[0].losses == pytest.approx(wanted.losses, rel=CLOSE)
     assert seen[0].norms == pytest.approx(wanted.norms, rel=CLOSE)
     for other in seen[1:]:
@@ -97,7 +106,7 @@ def test_losses_and_every_gradient_are_those_of_one_process(told: list[dict[Any,
 def test_weights_average_and_optimizer_put_together_are_those_of_one_process(
     told: list[dict[Any, Any]], run: Any
 ) -> None:
-    seen, wanted = of(told, run), told[0][run[2]]
+    seen, wanted = of(told, run), told[0][run[3]]
     assert apart(whole([each.weights for each in seen]), whole([wanted.weights]))[0] < CLOSE
     assert seen[0].shadows.keys() == wanted.shadows.keys()
     for name, kept in wanted.shadows.items():
@@ -141,7 +150,7 @@ def resumed() -> dict[str, Any]:
 @pytest.mark.parametrize("tensor", [4, 2])
 def test_another_layout_goes_on_from_it(told: list[dict[Any, Any]], tensor: int) -> None:
     seen = [each["resumed"][f"tensor {tensor}"] for each in told]
-    unbroken = of(told, (4, 2, "packed"))
+    unbroken = of(told, (4, 2, False, "packed"))
     assert seen[0].losses == pytest.approx(unbroken[0].losses[2:], rel=CLOSE)
     assert apart(whole([s.weights for s in seen]), whole([s.weights for s in unbroken]))[0] < CLOSE
     if tensor == 2:  # the same layout: to the last bit
@@ -273,27 +282,31 @@ def bytes_sent() -> dict[str, float]:
     from qi_plugins.mmdit.component import MMDiT
     from support import ranks
 
-    strategy, found = megatron(4), dict[str, float]()
-    for layers in (2, 3):
-        settings = MMDiT(layers=layers, heads=4, head_dim=8, axes_dims_rope=(2, 2, 4))
-        model = settings.build(ranks._place(strategy), fakes.Pixels().width, fakes.Letters().width)
-        model = strategy.place(model)
-        with counted() as sent:
-            out = model.velocity(*batch()).tokens.sum()
-            found[f"forward {layers}"] = sum(sent)
-            out.backward()
-            found[f"both {layers}"] = sum(sent)
-    return found | {"tokens": 18 + 7, "width": 4 * 8} | cut_apart()
+    found: dict[str, float] = {}
+    for kind in ("plain", "sequence"):
+        strategy = megatron(4, sequence=kind == "sequence")
+        totals = []
+        for layers in (2, 3):
+            settings = MMDiT(layers=layers, heads=4, head_dim=8, axes_dims_rope=(2, 2, 4))
+            model = settings.build(ranks._place(strategy), fakes.Pixels().width, fakes.Letters().width)
+            model = strategy.place(model)
+            with counted() as sent:
+                out = model.velocity(*batch()).tokens.sum()
+                forward = sum(sent)
+                out.backward()
+            totals.append((forward, sum(sent) - forward))
+        found |= {f"{kind} forward": totals[1][0] - totals[0][0], f"{kind} backward": totals[1][1] - totals[0][1]}
+    return found | cut_apart()
 
 
 @contextmanager
 def counted() -> Generator[list[float]]:
-    """Bytes that a rank sends of each message: S (n - 1) / n to gather S, twice that to sum it."""
+    """Bytes that a rank sends of each message: S (n - 1) / n to gather or scatter S, twice that to sum it."""
     import torch.distributed as dist
     from megatron.core.tensor_parallel import mappings
 
     sent: list[float] = []
-    sums, gathers = dist.all_reduce, mappings.dist_all_gather_func
+    sums, gathers, scatters = dist.all_reduce, mappings.dist_all_gather_func, mappings.dist_reduce_scatter_func
 
     def all_reduce(tensor: Any, *args: Any, group: Any = None, **more: Any) -> Any:
         sent.append(2 * tensor.nbytes * (group.size() - 1) / group.size())
@@ -303,11 +316,17 @@ def counted() -> Generator[list[float]]:
         sent.append(whole.nbytes * (group.size() - 1) / group.size())
         return gathers(whole, part, group=group, **more)
 
+    def reduce_scatter(part: Any, whole: Any, group: Any = None, **more: Any) -> Any:
+        sent.append(whole.nbytes * (group.size() - 1) / group.size())
+        return scatters(part, whole, group=group, **more)
+
     dist.all_reduce, mappings.dist_all_gather_func = all_reduce, all_gather
+    mappings.dist_reduce_scatter_func = reduce_scatter
     try:
         yield sent
     finally:
         dist.all_reduce, mappings.dist_all_gather_func = sums, gathers
+        mappings.dist_reduce_scatter_func = scatters
 
 
 def cut_apart() -> dict[str, float]:
@@ -333,13 +352,21 @@ def cut_apart() -> dict[str, float]:
 def test_a_block_sends_what_the_documentation_says(told: list[dict[Any, Any]]) -> None:
     """Four sums of all tokens, T = tokens x width x 4 bytes, two forward and two back: at degree 4, 3T and 3T. Beside
     them modulation: 2 x 6 D gathered of each sample, and the sum of gradients of its input."""
-    sent = told[0]["bytes_sent"]
-    forward = sent["forward 3"] - sent["forward 2"]
-    backward = sent["both 3"] - sent["both 2"] - forward
-    once, samples = sent["width"] * 4 * 3 / 4, 2
-    tokens = sent["tokens"] * once
-    assert forward == 2 * 2 * tokens + 2 * 6 * samples * once
-    assert backward == 2 * 2 * tokens + 2 * 2 * samples * once
+    sent, width, samples, degree = told[0]["bytes_sent"], 4 * 8, 2, 4
+    once = width * 4 * (degree - 1) / degree
+    tokens = (18 + 7) * once
+    assert sent["plain forward"] == 2 * 2 * tokens + 2 * 6 * samples * once
+    assert sent["plain backward"] == 2 * 2 * tokens + 2 * 2 * samples * once
+
+
+@pytest.mark.slow
+def test_with_stretches_of_tokens_a_block_sends_no_more(told: list[dict[Any, Any]]) -> None:
+    """The same sums in halves, of tokens that four ranks can share; modulation's gradients are parts then."""
+    sent, width, samples, degree = told[0]["bytes_sent"], 4 * 8, 2, 4
+    once = width * 4 * (degree - 1) / degree
+    tokens = (20 + 8) * once
+    assert sent["sequence forward"] == 4 * tokens + 2 * 6 * samples * once
+    assert sent["sequence backward"] == 4 * tokens + 2 * 2 * samples * once + 2 * 6 * samples * once
 
 
 @pytest.mark.slow
