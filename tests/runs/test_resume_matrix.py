@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,30 +52,37 @@ from; ``differing``: what a run holds right after it took a checkpoint, and the 
 def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Told]]:
     """Of each rank."""
     preload = ("support.megatron_cpu",) if "megatron TP1" in LAYOUTS else ()
-    ports = [free_port() for _ in range(6)]
-    return together(4, everything, str(tmp_path_factory.mktemp("saved")), ports, preload=preload, limit=400)
+    return together(4, everything, str(tmp_path_factory.mktemp("saved")), preload=preload, limit=400)
 
 
-def everything(folder: str, ports: Sequence[int]) -> dict[Any, Told]:
+def everything(place: str) -> dict[Any, Told]:
     """On each rank."""
     found: dict[Any, Told] = {}
-    for number, ranks in enumerate((1, 2, 4)):
-        with world(ranks, ports[number]) as layouts:
-            found |= {name: saved(name, Path(folder)) for name in layouts}
-    for number, ranks in enumerate((1, 2, 4), 3):
-        with world(ranks, ports[number]) as layouts:
-            found |= {(one, name): resumed(one, name, Path(folder)) for name in layouts for one in LAYOUTS}
+    folder = Path(place)
+    for ranks in (1, 2, 4):
+        with world(ranks, folder / f"port-{ranks}") as layouts:
+            found |= {name: saved(name, folder) for name in layouts}
+    for ranks in (1, 2, 4):
+        with world(ranks, folder / f"port-{ranks}-again") as layouts:
+            found |= {(one, name): resumed(one, name, folder) for name in layouts for one in LAYOUTS}
     return found
 
 
 @contextmanager
-def world(ranks: int, port: int) -> Generator[list[str]]:
-    """The first so many ranks, by themselves: the layouts that they are for."""
+def world(ranks: int, port: Path) -> Generator[list[str]]:
+    """The first so many ranks, by themselves: the layouts that they are for. ``port``: a file in which rank 0 tells
+    where they meet, just before they do: a port that is free now may soon be somebody's."""
     import torch.distributed as dist
 
     before = dict(os.environ)
-    os.environ |= {"WORLD_SIZE": str(ranks), "MASTER_PORT": str(port)}
-    inside = int(os.environ["RANK"]) < ranks
+    rank = int(os.environ["RANK"])
+    inside = rank < ranks
+    if rank == 0:
+        port.with_suffix(".part").write_text(str(free_port()))
+        port.with_suffix(".part").rename(port)
+    while inside and not port.exists():
+        time.sleep(0.01)
+    os.environ |= {"WORLD_SIZE": str(ranks), "MASTER_PORT": port.read_text() if inside else "0"}
     yield [name for name, (wanted, *_) in LAYOUTS.items() if inside and wanted == ranks]
     if dist.is_initialized():
         dist.destroy_process_group()
