@@ -28,6 +28,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from attrs import frozen
 
@@ -245,8 +246,17 @@ class Kept:
         return 9 * rows * self.arch.width * self.layout.product_bytes if name in self.fed else 0
 
 
+_FED: WeakKeyDictionary[DenoiserModule, list[frozenset[str]]] = WeakKeyDictionary()
+
+
 def _fed(network: DenoiserModule, layers: int) -> list[frozenset[str]]:
-    """Of each block, the modules in which something is trained."""
+    """Of each block, the modules in which something is trained. Looked up once: a sweep asks a thousand times."""
+    if network not in _FED:
+        _FED[network] = _trained_in(network, layers)
+    return _FED[network]
+
+
+def _trained_in(network: DenoiserModule, layers: int) -> list[frozenset[str]]:
     found: list[set[str]] = [set() for _ in range(layers)]
     for name, parameter in network.named_parameters():
         if parameter.requires_grad and name.startswith("transformer_blocks."):

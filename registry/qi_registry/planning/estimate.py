@@ -285,7 +285,8 @@ def _time(
     flops = _passes(job) * job.costs.flops(samples, layout.tensor) + job.costs.again(samples, layout.tensor)
     products = micros * flops / (_peak(card, layout) * PRODUCTS)
     whole, _ = job.plain.activations(samples, layout, job.network)
-    repeated = 1 + job.costs.again(samples, layout.tensor) / (3 * job.costs.flops(samples, layout.tensor))
+    kept, _ = job.costs.activations(samples, layout, job.network)
+    repeated = 1 + (1 - kept / whole) / 3  # what is not kept is made once more; a forward pass is a third of it
     streamed = micros * TOUCHED * repeated * whole / (card.hbm * 1e12 * STREAMED)
     sent = job.costs.exchange(samples, layout) if layout.tensor > 1 else 0
     tensor = micros * sent / _bandwidth(card, layout.tensor, 1, per_node)
