@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from qi_core.planning import Size, Sized
 from qi_plugins.autoencoder_patchify.component import Patchify
 from qi_plugins.cond_qwen25vl.component import RELEASED, Qwen25VL
