@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 PATIENCE = timedelta(hours=24)
 """Of talk between ranks: one may judge pictures for an hour while the others wait. Steps have a watch of their own."""
+MARGIN = 10.0
+"""Seconds that torch gives a collective beyond half as much again as the watch."""
 LINGER = 2.0
 """Seconds that rank 0 stays after an error, so that others can see that it was told."""
 _boards: list[Store] = []
@@ -87,22 +89,23 @@ def refuse_company(name: str) -> None:
 
 
 def join(device: torch.device, timeout: float) -> Ranks:
-    """Meet the other ranks: nccl between GPUs, gloo between CPUs. ``timeout``: seconds that a collective may take.
+    """Meet the other ranks: nccl between GPUs, gloo between CPUs. ``timeout``: seconds that meeting may take. A
+    collective may take somewhat longer, so that the watch over steps, which tells more, comes first.
 
     Raises LostError where they don't come.
     """
     if not dist.is_initialized():
         here, (host, port) = seat(), meeting()
         os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = host, str(port)
-        patience = timedelta(seconds=timeout)
         try:
-            board, _, _ = next(rendezvous("env://", here.rank, here.ranks, timeout=patience))
+            board, _, _ = next(rendezvous("env://", here.rank, here.ranks, timeout=timedelta(seconds=timeout)))
+            board = PrefixStore(attempt(), board)
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
                 store=PrefixStore("ranks", board),
                 rank=here.rank,
                 world_size=here.ranks,
-                timeout=patience,
+                timeout=timedelta(seconds=1.5 * timeout + MARGIN),
                 device_id=device if device.type == "cuda" else None,
             )
         except (dist.DistError, RuntimeError, ValueError) as error:
@@ -112,6 +115,13 @@ def join(device: torch.device, timeout: float) -> Ranks:
             ) from error
         _boards[:] = [PrefixStore("last-words", board)]
     return Ranks()
+
+
+def attempt() -> str:
+    """Where on the board the ranks write. An elastic agent keeps its board when it starts the ranks again (torch 2.13),
+    with all that the dead have written: whoever read that would wait for them."""
+    agents = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0') if agents else 0}"
 
 
 def joined() -> bool:

@@ -78,10 +78,12 @@ class Watch:
             faulthandler.cancel_dump_traceback_later()
 
     def _work(self) -> None:
-        while not self._done.wait(min(1.0, self.timeout / 20)):
-            doing, since = self._doing, self._since
-            if doing and time.monotonic() - since > self.timeout:
+        pause = 0.0
+        while not self._done.wait(pause):
+            doing, left = self._doing, self._since + self.timeout - time.monotonic()
+            if doing and left < 0:
                 self._give_up(doing)
+            pause = min(1.0, self.timeout / 20, max(left, 0.01))
 
     def _give_up(self, doing: str) -> None:
         faulthandler.cancel_dump_traceback_later()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import signal
 import sys
@@ -100,6 +101,9 @@ class Agent(LocalElasticAgent):
 
     def __init__(self, wanted: Launch, asked: Asked, logs: Logs) -> None:
         alone = wanted.nnodes == 1
+        if not alone:
+            # The ranks of each attempt meet at a place of their own: agents of several machines may not count alike.
+            os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
         meeting = RendezvousParameters(
             backend="c10d",
             endpoint="localhost:0" if alone else wanted.address,
@@ -185,8 +189,8 @@ def culprit(failures: Mapping[int, ProcessFailure]) -> int:
         failure = failures[rank]
         late = bool(hangs) and failure.timestamp > min(hangs) + AGENT_PATIENCE / 2 and not _kind(failure)
         stopped = failure.exitcode in (-signal.SIGTERM, 0) or late
-        order = {MISTAKE: 0, "": 1, HANG: 2, LOST: 4}
-        return (3 if stopped else order.get(_kind(failure), 1), failure.timestamp, rank)
+        order = {MISTAKE: 0, "": 1, HANG: 2, LOST: 3}
+        return (4 if stopped else order.get(_kind(failure), 1), failure.timestamp, rank)
 
     return min(failures, key=blame)
 

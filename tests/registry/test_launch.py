@@ -88,7 +88,7 @@ KILL, TERM = -signal.SIGKILL, -signal.SIGTERM
         ([(2, "mistake", 9), (1, "lost", 9)], 0),
         ([(KILL, "", 60), (1, "hang", 20)], 1),  # the agent has killed who did not answer, after half a minute
         ([(1, "hang", 20), (KILL, "", 20)], 1),  # killed at once: the other had nobody left to wait for
-        ([(TERM, "", 7), (1, "lost", 7)], 0),
+        ([(TERM, "", 7), (1, "lost", 7)], 1),  # the agent ended rank 0; rank 1 says at least what it saw
     ],
 )
 def test_one_rank_is_to_blame(tmp_path: Path, ends: list[tuple[int, str, int]], first: int) -> None:

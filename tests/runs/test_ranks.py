@@ -56,7 +56,7 @@ def test_a_run_restarts_itself_and_then_tells_who_was_killed(
         Member(children(command.pid)[rank], command.said, command.ended).kill()
         while rank and not told(command):
             time.sleep(0.01)
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 30
     assert command.wait() == 1
     first, last = told(command)
     assert "rank 1 was killed by SIGKILL" in first
@@ -81,7 +81,7 @@ def test_a_signal_ends_the_step_saves_and_stops_all(
     command = crew.start("run", recipe, "--folder", folder, "--nproc", "2")
     until_step(command, folder, 8)
     command.kill(sent) if to is None else Member(children(command.pid)[to], command.said, command.ended).kill(sent)
-    assert command.wait(20) == code
+    assert command.wait() == code
     assert told(command) == []
     done = max(losses(folder))
     assert done < 30
@@ -105,9 +105,9 @@ def test_without_a_launcher_of_ours_the_others_end_too(crew: Crew, recipe: Path,
     ranks = crew.ranks("run", recipe, "--folder", folder, *LONG)
     until_step(ranks[0], folder, 8)
     ranks[0].kill()  # the one where they met
-    assert ranks[1].wait(10) == 1
+    assert ranks[1].wait(30) == 1
     (line,) = told(ranks[1])
-    assert line.startswith("rank 1: another rank is gone (")
+    assert line.startswith("rank 1: another rank is gone or stands still (")
     assert line.endswith("; the last good checkpoint is of step 7; go on with the same command")
 
 
@@ -116,7 +116,7 @@ def test_a_rank_that_stands_still_is_found_and_told_with_stacks(crew: Crew, reci
     ranks = crew.ranks("run", recipe, "--folder", folder, *LONG, "--set", "parallel.timeout=2")
     until_step(ranks[0], folder, 3)
     ranks[1].kill(signal.SIGSTOP)
-    assert ranks[0].wait(10) == 1
+    assert ranks[0].wait(30) == 1
     (line,) = told(ranks[0])
     assert line.startswith("rank 0: no progress for 2 s in ")
     assert str(folder / "stacks" / "rank-0.txt") in line
@@ -149,7 +149,7 @@ def test_ranks_that_do_not_come_are_told(crew: Crew, recipe: Path, tmp_path: Pat
     (rank,) = crew.ranks(
         "run", recipe, "--folder", tmp_path / "run", "--set", "parallel.timeout=2", own=((),), WORLD_SIZE="2", **alone
     )
-    assert rank.wait(20) == 1
+    assert rank.wait(30) == 1
     (line,) = told(rank)
     assert "rank 0 of 2: the ranks did not meet at 127.0.0.1:29777" in line
 
@@ -167,4 +167,4 @@ def test_exploding_gradients_stop_all_ranks_and_name_the_samples(crew: Crew, rec
     assert [rank.wait() for rank in ranks] == [2, 2]
     (line,) = [line for rank in ranks for line in told(rank)]
     assert "step 30: 20 updates in a row were left out" in line
-    assert "from the samples rendered-text:" in line
+    assert "from the samples train-116, train-117, train-118, train-119; " in line

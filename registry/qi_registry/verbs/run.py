@@ -71,7 +71,7 @@ def train(asked: Asked) -> int:
     except RuntimeError as error:
         if several and (why := team.lost(error)):
             raise LostError(
-                f"another rank is gone ({why}); {ranks.last_good(asked)}; go on with the same command"
+                f"another rank is gone or stands still ({why}); {ranks.last_good(asked)}; go on with the same command"
             ) from error
         raise
     if several:
