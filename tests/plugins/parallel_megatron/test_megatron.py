@@ -41,7 +41,7 @@ DRIFTED = 5e-5
 @pytest.fixture(scope="module")
 def told() -> list[dict[Any, Any]]:
     """What each of the four ranks tells."""
-    return together(4, everything, [free_port() for _ in range(4)], preload=("support.megatron_cpu",), limit=400)
+    return together(4, everything, [free_port() for _ in range(4)], preload=("support.megatron_cpu",), limit=560)
 
 
 def everything(ports: list[int]) -> dict[Any, Any]:
@@ -60,7 +60,7 @@ def everything(ports: list[int]) -> dict[Any, Any]:
                     strategy = megatron(layout[1], sequence=layout[2])
                     told |= {(*layout, name): train(strategy, CASES[name]) for name in names}
             if inside and ranks == 4:
-                for check in (resumed, exchanged, rounded, frozen, bytes_sent, refused, signalled, untouched):
+                for check in (resumed, exchanged, rounded, frozen, bytes_sent, refused, signalled, untouched, engine):
                     told[check.__name__] = check()
     return told
 
@@ -450,3 +450,44 @@ def test_a_weight_that_a_loss_does_not_reach_keeps_nobody_waiting(told: list[dic
     gradients = [4.0] * 3 * 32 + [4 * 3.0] * 32  # of weights and biases, from four replicas
     assert norms == [pytest.approx(sum(each**2 for each in gradients) ** 0.5)] * 2
     assert same
+
+
+def engine() -> Seen:
+    """TransformerEngine's layers are a stand-in here, with the arguments and answers that its documentation names: what
+    is put around them is what runs."""
+    import sys
+    from types import ModuleType
+
+    import torch
+
+    from qi_plugins.parallel_megatron import library
+
+    class Linear(torch.nn.Linear):
+        def __init__(
+            self, inputs: int, outputs: int, *, bias: bool, params_dtype: Any, device: Any, return_bias: bool
+        ) -> None:
+            super().__init__(inputs, outputs, bias, device, params_dtype)
+            self.return_bias = return_bias
+
+        def forward(self, x: Any) -> Any:
+            assert len(x) % 16 == 0
+            out = torch.nn.functional.linear(x, self.weight, None if self.return_bias else self.bias)
+            return (out, self.bias) if self.return_bias else out
+
+    stand_in: Any = ModuleType("transformer_engine.pytorch")
+    stand_in.Linear = Linear
+    sys.modules |= {"transformer_engine": ModuleType("transformer_engine"), stand_in.__name__: stand_in}
+    kept, library.choose_engine = library.choose_engine, lambda *_: True
+    try:
+        return train(megatron(2, sequence=True), PACKED)
+    finally:
+        library.choose_engine = kept
+        del sys.modules["transformer_engine"], sys.modules[stand_in.__name__]
+
+
+@pytest.mark.slow
+def test_layers_of_transformer_engine_are_divided_alike(told: list[dict[Any, Any]]) -> None:
+    seen, wanted = [each["engine"] for each in told], told[0]["packed"]
+    assert seen[0].losses == pytest.approx(wanted.losses, rel=CLOSE)
+    assert apart(whole([each.gradients[0] for each in seen]), whole([wanted.gradients[0]]))[0] < CLOSE
+    assert apart(whole([each.weights for each in seen]), whole([wanted.weights]))[0] < CLOSE
