@@ -35,6 +35,7 @@ from qi_plugins.eval_glyphs.component import GlyphMatch
 from qi_plugins.eval_held_out.component import HeldOut
 from qi_plugins.mmdit.component import MMDiT
 from qi_plugins.optimizer_adamw.component import AdamW
+from qi_plugins.parallel_fsdp.component import Fsdp
 from qi_plugins.parallel_single.component import Single
 from qi_plugins.source_images.images import Images
 from qi_plugins.source_mixture.mixture import Mixture, Part
@@ -111,6 +112,7 @@ def test_trackers(component: type[Any]) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_parallels(precision: str) -> None:
     check_parallel(Single(device="cpu", precision=precision))
+    check_parallel(Fsdp(device="cpu", precision=precision))
 
 
 @pytest.mark.parametrize("variant", [{}, {"predicts": "data", "checkpointing": "all"}, {"zero_cond_t": True}])
