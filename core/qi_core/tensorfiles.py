@@ -202,6 +202,8 @@ class _Box:
     path: Path
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
+    start: int = 0
+    """Where its values begin in the file."""
 
     @property
     def volume(self) -> int:
@@ -224,7 +226,7 @@ class StoredTensors(Mapping[str, "Tensor"]):
         boxed: dict[str, bool] = {}
         for path in paths:
             with _opened(path) as file:
-                spots = _spots(path, file.metadata() or {})
+                spots, starts = _spots(path, file.metadata() or {}), _starts(path)
                 for name in file.keys():  # noqa: SIM118 (the reader is no dict)
                     if name in boxed and not (boxed[name] and name in spots):
                         other = self._boxes[name][0].path.name
@@ -233,7 +235,8 @@ class StoredTensors(Mapping[str, "Tensor"]):
                     part = file.get_slice(name)
                     if part.get_dtype() not in DTYPES:
                         raise QiError(f"{path}: {name} is {part.get_dtype()}; want one of {', '.join(DTYPES)}; cast it")
-                    self._add(path, name, Form(DTYPES[part.get_dtype()], tuple(part.get_shape())), spots.get(name))
+                    form = Form(DTYPES[part.get_dtype()], tuple(part.get_shape()))
+                    self._add(path, name, form, starts[name], spots.get(name))
         for name, boxes in self._boxes.items():
             if boxed[name] and not _tile(boxes, self.forms[name].shape):
                 raise QiError(
@@ -241,7 +244,9 @@ class StoredTensors(Mapping[str, "Tensor"]):
                     f"hold does not make up a tensor of {self.forms[name].shape}; get the files again"
                 )
 
-    def _add(self, path: Path, name: str, form: Form, spot: tuple[tuple[int, ...], tuple[int, ...]] | None) -> None:
+    def _add(
+        self, path: Path, name: str, form: Form, start: int, spot: tuple[tuple[int, ...], tuple[int, ...]] | None
+    ) -> None:
         offsets, shape = spot or ((0,) * len(form.shape), form.shape)
         if len(offsets) != len(form.shape):
             raise QiError(
@@ -254,23 +259,16 @@ class StoredTensors(Mapping[str, "Tensor"]):
             raise QiError(f"{path}: {name}: {form.dtype} in {len(ends)} dimensions, elsewhere it is {before}; damaged")
         whole = shape or tuple(max(pair) for pair in zip(before.shape, ends, strict=True))
         self.forms[name] = Form(form.dtype, whole)
-        self._boxes.setdefault(name, []).append(_Box(path, offsets, form.shape))
+        self._boxes.setdefault(name, []).append(_Box(path, offsets, form.shape, start))
 
     def __getitem__(self, name: str) -> Tensor:
-        boxes = self._boxes[name]
-        if len(boxes) > 1:
-            return self.region(name, tuple(slice(0, size) for size in self.forms[name].shape))
-        with _opened(boxes[0].path) as file:
-            tensor: Tensor = file.get_tensor(name)
-            return tensor
+        return self.region(name, tuple(slice(0, size) for size in self.forms[name].shape))
 
     def region(self, name: str, slices: tuple[slice, ...]) -> Tensor:
         """See ``Regions``. Only files that hold some of it are opened."""
-        if not slices:
-            return self[name]
         boxes, form = self._boxes[name], self.forms[name]
         if len(boxes) == 1:
-            return _read(boxes[0], name, slices)
+            return _read(boxes[0], form.dtype, slices).clone()
         wanted = [range(*part.indices(size)) for part, size in zip(slices, form.shape, strict=True)]
         found = torch.empty([len(each) for each in wanted], dtype=form.dtype)
         for box in boxes:
@@ -281,7 +279,7 @@ class StoredTensors(Mapping[str, "Tensor"]):
             if all(shared):
                 there = tuple(slice(s.start - at, s.stop - at) for s, at in zip(shared, box.offsets, strict=True))
                 here = tuple(slice(s.start - w.start, s.stop - w.start) for s, w in zip(shared, wanted, strict=True))
-                found[here] = _read(box, name, there)
+                found[here] = _read(box, form.dtype, there)
         return found
 
     def __contains__(self, name: object) -> bool:
@@ -326,10 +324,25 @@ def _natural(values: Sequence[object]) -> tuple[int, ...]:
     return natural
 
 
-def _read(box: _Box, name: str, slices: tuple[slice, ...]) -> Tensor:
-    with _opened(box.path) as file:
-        tensor: Tensor = file.get_slice(name)[slices]
-        return tensor
+def _starts(path: Path) -> dict[str, int]:
+    """Name -> where its values begin in the file, whose header has been found sound."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    return {name: 8 + length + about["data_offsets"][0] for name, about in header.items() if name != "__metadata__"}
+
+
+def _read(box: _Box, dtype: torch.dtype, slices: tuple[slice, ...]) -> Tensor:
+    """Values out of a file that is mapped for it: no header is read again, and of the file no more than is used."""
+    stop = box.start + box.volume * dtype.itemsize
+    try:
+        mapped = torch.UntypedStorage.from_file(str(box.path), False, stop)
+    except (OSError, RuntimeError) as error:
+        raise QiError(f"{box.path}: cannot be read any more ({error}); get the file again") from error
+    values = torch.empty(0, dtype=torch.uint8).set_(mapped)[box.start : stop]  # type: ignore[arg-type]
+    if box.start % dtype.itemsize:  # others need not put values where the processor likes them
+        values = values.clone()
+    return values.view(dtype).view(box.sizes)[slices]
 
 
 def _opened(path: Path) -> safe_open:

@@ -52,8 +52,8 @@ def test_boxes_are_put_together(boxes: list[Path]) -> None:
 
 def test_of_a_region_only_files_that_hold_some_are_read(boxes: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     stored, opened = StoredTensors(boxes), list[str]()
-    real = tensorfiles._opened
-    monkeypatch.setattr(tensorfiles, "_opened", lambda path: opened.append(path.name) or real(path))
+    real = tensorfiles._read
+    monkeypatch.setattr(tensorfiles, "_read", lambda box, *more: opened.append(box.path.name) or real(box, *more))
     for rows, columns, files in (
         (slice(1, 4), slice(1, 2), "ab"),
         (slice(3, 7), slice(3, 5), "cd"),
@@ -104,3 +104,24 @@ def test_what_others_write_without_the_whole_shape_ends_where_its_last_box_ends(
         metadata = {"DCP_SHARDING_INFO": json.dumps({"w": {"saved_offsets": [at, 0]}})}
         save_file({"w": rows.contiguous()}, tmp_path / name, metadata=metadata)
     assert torch.equal(StoredTensors([tmp_path / "b", tmp_path / "a"])["w"], WHOLE)
+
+
+def test_values_that_begin_anywhere_in_a_file_are_read(tmp_path: Path) -> None:
+    """Others write files whose values are not aligned."""
+    header = json.dumps({"w": {"dtype": "F32", "shape": [7, 5], "data_offsets": [0, 140]}}).encode()
+    header += b" " * (1 - len(header) % 4)
+    (tmp_path / "a").write_bytes(len(header).to_bytes(8, "little") + header + WHOLE.numpy().tobytes())
+    assert (len(header) + 8) % 4
+    assert torch.equal(StoredTensors([tmp_path / "a"])["w"], WHOLE)
+
+
+def test_what_is_read_is_its_own(tmp_path: Path) -> None:
+    """Whoever changes it changes no file, and who removes the file takes nothing away."""
+    path = file(tmp_path / "a", {"w": box(slice(0, 7), slice(0, 5))})
+    stored = StoredTensors([path])
+    first = stored["w"].zero_()
+    assert torch.equal(stored["w"], WHOLE)
+    path.write_bytes(b"")
+    assert not first.any()
+    with pytest.raises(QiError, match="a: cannot be read any more"):
+        stored["w"]

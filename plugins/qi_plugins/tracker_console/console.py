@@ -39,7 +39,8 @@ class LiveConsole:
             case Change():
                 self._say(f"step {event.step}  set {event.setting}")
             case Saved():
-                self._say(f"step {event.step}  saved {event.path} in {event.seconds:.1f} s")
+                stall = f", training waited {event.stall:.1f} s" if event.stall else ""
+                self._say(f"step {event.step}  saved {event.path} in {event.seconds:.1f} s{stall}")
             case Ended():
                 self._end(event)
 

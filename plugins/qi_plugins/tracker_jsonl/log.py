@@ -97,7 +97,7 @@ def _record(event: Start | StepDone | Evaluated | Change | Saved | Ended) -> tup
         case Change():
             return "change", {"step": event.step, "setting": event.setting}
         case Saved():
-            return "saved", {"step": event.step, "path": event.path, "seconds": event.seconds}
+            return "saved", {"step": event.step, "path": event.path, "seconds": event.seconds, "stall": event.stall}
         case Ended():
             return "ended", {
                 "step": event.step, "reason": event.reason, "seconds": event.seconds, "skipped": event.skipped,

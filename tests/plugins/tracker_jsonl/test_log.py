@@ -74,7 +74,7 @@ def test_every_event_is_a_line_with_all_it_says(tmp_path: Path) -> None:
             "path": str(tmp_path / "a.png"),
         },
         {"event": "change", "step": 1, "setting": 'sampler = "heun"'},
-        {"event": "saved", "step": 1, "path": str(tmp_path / "x"), "seconds": 0.5},
+        {"event": "saved", "step": 1, "path": str(tmp_path / "x"), "seconds": 0.5, "stall": 0.0},
         {
             "event": "ended",
             "step": 1,
