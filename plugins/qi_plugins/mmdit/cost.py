@@ -18,7 +18,8 @@ product's value and n of a norm's (2 and 4 under bf16 autocast), for a block of 
 54 bytes under autocast, 42 in pure bf16. Selective checkpointing keeps the block's input, the results of products and
 the output of attention: (7 + r) b, 22 bytes. What is between a column- and a row-parallel product (2 n + 5 b + 2 r b)
 is divided by tensor parallelism, the rest only by sequence parallelism (Korthikanti et al. 2022, arXiv 2205.05198,
-section 4, for GPT). Tests hold all of it to torch's own counts.
+section 4, for GPT), which keeps the inputs of products gathered, 2 b, to spare sending them twice. Tests hold all but
+the last two divisions to torch's own counts.
 
 Shapes: B samples, L text tokens, N image tokens with references, M target tokens, D width.
 """
@@ -169,6 +170,8 @@ class Kept:
         kept += self._part(queries + image + text, b)  # what q and k are made of
         kept += self._part(queries + image + text, b) + 4 * queries * self.arch.heads // layout.tensor  # output and v
         kept += 2 * self._whole(queries, b) if last and queries < image else 0  # targets picked out, twice
+        if layout.sequence:  # gathered, which is not computed again
+            kept += (image + text + onward) * self.arch.width * b
         kept += self._modulation("img_mod.1", _times(self.arch, self.samples))
         return kept + self._modulation("txt_mod.1", len(self.samples))
 
@@ -214,10 +217,10 @@ class Kept:
 
     def _entry(self, x: Stretch, *names: str) -> int:
         """What goes into linear layers that share their input. Autocast makes a copy for each; tensor-parallel ones
-        share theirs."""
+        share theirs, gathered from the ranks that divide the tokens."""
         layout, fed = self.layout, sum(name in self.fed for name in names)
         apart = layout.norm_bytes != layout.product_bytes and layout.tensor == 1
-        return self._whole(x.tokens, layout.product_bytes) * (fed if apart else min(fed, 1))
+        return x.tokens * self.arch.width * layout.product_bytes * (fed if apart else min(fed, 1))
 
     def _inner(self, tokens: int, name: str) -> int:
         return self._part(tokens, self.layout.product_bytes) if name in self.fed else 0

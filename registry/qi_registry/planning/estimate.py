@@ -137,7 +137,8 @@ def values(network: DenoiserModule, sharding: Sharding, tensor: int) -> Values:
     trained = frozen_ = matrices = outside = total = 0
     blocks: dict[str, int] = {}
     for name, parameter in network.named_parameters():
-        split = next((s for pattern, s in sharding.weights.items() if fnmatchcase(name, pattern)), "replicated")
+        splits = ["replicated", *(split for pattern, split in sharding.weights.items() if fnmatchcase(name, pattern))]
+        split = splits[-1]  # an adapter's patterns come after the model's
         whole = prod(parameter.shape)
         held = whole if split in ("replicated", "partial") else ceil(whole / tensor)
         total += whole
