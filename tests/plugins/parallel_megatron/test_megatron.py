@@ -19,8 +19,8 @@ pytest.importorskip("megatron.core", reason="qi[megatron] is not installed")
 PACKED, LORA = Case(accumulate=2), Case(lora=True)
 """Six pictures of three sizes in two micro-batches; low rank matrices beside every linear layer."""
 DPO = Case(objective="dpo", batch=4)
-AGAIN = Case(checkpointing="all", steps=1)
-CASES = {"packed": PACKED, "lora": LORA, "dpo": DPO, "again": AGAIN}
+AGAIN, SELECTED = Case(checkpointing="all", steps=1), Case(checkpointing="selective", steps=1)
+CASES = {"packed": PACKED, "lora": LORA, "dpo": DPO, "again": AGAIN, "selected": SELECTED}
 LAYOUTS: dict[tuple[int, int, bool], list[str]] = {
     (1, 1, False): ["packed"],
     (2, 2, False): ["packed", "lora"],
@@ -29,7 +29,7 @@ LAYOUTS: dict[tuple[int, int, bool], list[str]] = {
     (4, 2, False): ["packed", "lora", "dpo", "again"],
     (4, 1, False): ["lora", "dpo"],
     (4, 4, True): ["packed", "lora"],
-    (4, 2, True): ["packed", "again"],
+    (4, 2, True): ["packed", "again", "selected"],
 }
 """(ranks, tensor-parallel degree, sequence parallelism) -> the runs."""
 RUNS = [(*layout, name) for layout, names in LAYOUTS.items() for name in names]
