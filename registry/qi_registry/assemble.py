@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from qi_core.encoder import Encoders
     from qi_core.generate import Painter
     from qi_core.objective import Objective
-    from qi_core.parallel import Strategy
+    from qi_core.parallel import ParallelComponent, Strategy
     from qi_core.run import Evaluating, Run
     from qi_core.shadow import Shadow
     from qi_core.shards import Held
@@ -226,12 +226,29 @@ def refuse_if_fixed(setting: str) -> None:
         )
 
 
+def alone(parallel: ParallelComponent) -> ParallelComponent:
+    """For what one process does with a run: in the place of a strategy of several, "single" on the same device and in
+    the same precision. One that has no such settings is left as it is."""
+    from qi_registry.kinds import KINDS
+    from qi_registry.registry import installed
+
+    single = installed().find(KINDS["parallel"], "single").component
+    if isinstance(parallel, single) or not (hasattr(parallel, "device") and hasattr(parallel, "precision")):
+        return parallel
+    known = {name: getattr(parallel, name) for name in ("device", "precision", "threads") if hasattr(parallel, name)}
+    try:
+        made: ParallelComponent = single(**known)
+    except ValueError:  # a device that only this strategy knows
+        return parallel
+    return made
+
+
 def painter(recipe: Recipe, folder: Path, group: str = AVERAGED) -> Painter:
     """Only what drawing needs, with the newest checkpoint's weights (``ema``, or ``model`` for the live ones), kept in
     the dtype that the strategy computes in."""
     from qi_core.generate import Painter
 
-    strategy = recipe.parallel.build()
+    strategy = alone(recipe.parallel).build()
     place = _place(recipe, folder, strategy, strategy.dtype)
     encoders = _encoders(recipe, place)
     model = _model(recipe, place, encoders).requires_grad_(False)  # so that the strategy leaves its dtype alone

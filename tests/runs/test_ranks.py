@@ -120,7 +120,7 @@ def test_a_rank_that_stands_still_is_found_and_told_with_stacks(crew: Crew, reci
     (line,) = told(ranks[0])
     assert line.startswith("rank 0: no progress for 2 s in ")
     assert str(folder / "stacks" / "rank-0.txt") in line
-    assert "in step\n" in (folder / "stacks" / "rank-0.txt").read_text(), "the loop's step is among the frames"
+    assert "qi_core/loop.py" in (folder / "stacks" / "rank-0.txt").read_text(), "where the loop stands"
 
 
 def test_ranks_that_differ_are_told_once(crew: Crew, recipe: Path, tmp_path: Path) -> None:
@@ -168,3 +168,9 @@ def test_exploding_gradients_stop_all_ranks_and_name_the_samples(crew: Crew, rec
     (line,) = [line for rank in ranks for line in told(rank)]
     assert "step 30: 20 updates in a row were left out" in line
     assert "from the samples train-116, train-117, train-118, train-119; " in line
+
+
+def test_one_process_draws_from_a_run_of_several(crew: Crew, unbroken: Path, tmp_path: Path) -> None:
+    drawn = crew.start("sample", unbroken, "A", "--output", tmp_path / "a.png")
+    assert drawn.wait() == 0, drawn.lines
+    assert (tmp_path / "a.png").is_file()

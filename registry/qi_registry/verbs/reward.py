@@ -121,6 +121,7 @@ def _records(part: Any) -> Iterator[Any]:
 
 def _place(recipe: Recipe, folder: Path) -> Any:
     from qi_core.place import Place
+    from qi_registry.assemble import alone
 
-    strategy = recipe.parallel.build()
+    strategy = alone(recipe.parallel).build()
     return Place(device=strategy.device, dtype=strategy.dtype, seed=recipe.train.seed, folder=folder)
