@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support.crew import Crew, Member, children, until_step
+from support.crew import Crew, Member, children, until_saved, until_step
 from support.small_run import RECIPE, losses, write_recipe
 
 FSDP = RECIPE.replace('name = "single"', 'name = "fsdp"').replace("steps = 60", "steps = 30")
@@ -52,6 +52,7 @@ def test_a_run_restarts_itself_and_then_tells_who_was_killed(
     assert sorted(ranks) == [0, 1]
     for rank in (1, 0):
         until_step(command, folder, 10 if rank else 24)
+        until_saved(folder, 7 if rank else 21)
         began = time.monotonic()
         Member(children(command.pid)[rank], command.said, command.ended).kill()
         while rank and not told(command):
@@ -104,6 +105,7 @@ def test_without_a_launcher_of_ours_the_others_end_too(crew: Crew, recipe: Path,
     folder = tmp_path / "run"
     ranks = crew.ranks("run", recipe, "--folder", folder, *LONG)
     until_step(ranks[0], folder, 8)
+    until_saved(folder, 7)
     ranks[0].kill()  # the one where they met
     assert ranks[1].wait(30) == 1
     (line,) = told(ranks[1])

@@ -118,6 +118,14 @@ def until_step(member: Member, folder: Path, step: int) -> None:
     assert member.poll() is None, member.said.read_text()
 
 
+def until_saved(folder: Path, step: int) -> None:
+    """Until the checkpoint of a step is whole: it is written while the run goes on."""
+    deadline = time.monotonic() + 60
+    while not (folder / "checkpoints" / f"step-{step:08d}").is_dir():
+        assert time.monotonic() < deadline, f"no checkpoint of step {step} in a minute"
+        time.sleep(0.002)
+
+
 def _serve() -> None:
     """The process that commands are forked from. Nothing may compute in it: threads don't survive a fork."""
     from qi_registry import cli
