@@ -26,7 +26,7 @@ def tell(text: str, kind: str) -> None:
         leave(path, text, kind)
     if several and LAUNCHER in os.environ and _rank() == 0:
         return  # its launcher has the same terminal, and tells it
-    team: Any = sys.modules.get("qi_core.team")  # who has not imported it has joined nobody
+    team = _team()
     alike = team is not None and kind == MISTAKE and LAUNCHER not in os.environ and team.joined()
     if not (alike and team.told_by_another(text)):
         told = f"rank {_rank()}: {text}" if several and not text.startswith("rank ") else text
@@ -42,6 +42,11 @@ def leave(path: str, text: str, kind: str) -> None:
             json.dump({"message": text, "timestamp": int(time.time()), "kind": kind}, file)
     except OSError as error:
         print(f"{path}: cannot be written ({error.strerror})", file=sys.stderr)
+
+
+def _team() -> Any:
+    """The module, which imports torch; None: who has not imported it has joined nobody."""
+    return sys.modules.get("qi_core.team")
 
 
 def _rank() -> int:

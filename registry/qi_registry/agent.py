@@ -157,8 +157,11 @@ class Agent(LocalElasticAgent):
         if failure.exitcode > 0 and not reason and rank:
             for path in (self._logs.early(rank), log):
                 lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-                print(*lines[-TAIL:], sep="\n", file=sys.stderr)
+                print("".join(f"{text}\n" for text in lines[-TAIL:]), end="", file=sys.stderr)
         line = reason or f"rank {rank} {_manner(failure.exitcode)}" + (f" (its output: {log})" if rank else "")
+        stacks = self._asked.folder / "stacks" / f"rank-{rank}.txt"
+        if failure.exitcode == 1 and not reason and stacks.is_file() and stacks.stat().st_size:
+            line += f"; it made no progress: {stacks}"  # too stuck to say so itself
         if _kind(failure) == HANG:
             others = {r: _kind(each) == HANG for r, each in failures.items() if r != rank}
             for says, hang in (("hangs too", True), ("did not answer", False)):
