@@ -27,7 +27,7 @@ def tell(text: str, kind: str) -> None:
     if several and LAUNCHER in os.environ and _rank() == 0:
         return  # its launcher has the same terminal, and tells it
     team = _team()
-    alike = team is not None and kind == MISTAKE and LAUNCHER not in os.environ and team.joined()
+    alike = bool(team) and kind == MISTAKE and LAUNCHER not in os.environ and team.joined()
     if not (alike and team.told_by_another(text)):
         told = f"rank {_rank()}: {text}" if several and not text.startswith("rank ") else text
         print(told, file=sys.stderr, flush=True)
