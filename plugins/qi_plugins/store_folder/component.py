@@ -20,7 +20,8 @@ class Folder:
     shard_bytes: int = field(default=5_000_000_000, validator=validators.gt(0))
     """Tensors of one group go into files of at most so many bytes (a bigger tensor gets a file of its own)."""
     background: bool = True
-    """Training goes on while a checkpoint is written; until it is, a copy of all that is saved takes main memory."""
+    """Training goes on while a checkpoint is written. A copy of all that is saved takes main memory for it, from the
+    first save to the end of the run."""
 
     def build(self, folder: Path, team: Team | None = None) -> Store:
         """The store of one run."""

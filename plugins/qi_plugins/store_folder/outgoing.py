@@ -78,24 +78,33 @@ def _own(name: str, parts: Sequence[Part]) -> tuple[Part, ...]:
     return tuple(part for part in parts if zlib.crc32(f"{name}{part.offsets}".encode()) % part.copies == part.copy)
 
 
-def copied(files: Sequence[File]) -> list[File]:
-    """The same with copies of the tensors in main memory, which nothing changes while they are written. What is read
-    from a disk is not copied: training does not change it."""
-    memory = Pinned()
-    done = [
-        file if isinstance(file.tensors, KnownForms) else evolve(file, tensors=_copies(file, memory)) for file in files
-    ]
-    if memory.used:
-        torch.cuda.synchronize()
-    return done
+class Room:
+    """Main memory for copies, kept from save to save: to get it from the system takes several times as long as to fill
+    it."""
 
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+        self._pinned = Pinned()
 
-def _copies(file: File, memory: Pinned) -> dict[str, Tensor]:
-    tensors = {name: file.tensors[name].detach() for name in file.known}
-    return {
-        name: memory.like(tensor).copy_(tensor, non_blocking=True) if tensor.is_cuda else tensor.cpu().clone()
-        for name, tensor in tensors.items()
-    }
+    def copied(self, files: Sequence[File]) -> list[File]:
+        """The same with copies of the tensors, which nothing changes while they are written. What is read from a disk
+        is not copied: training does not change it."""
+        done = [
+            file if isinstance(file.tensors, KnownForms) else evolve(file, tensors=self._of(file)) for file in files
+        ]
+        if self._pinned.used:
+            torch.cuda.synchronize()
+        return done
+
+    def _of(self, file: File) -> dict[str, Tensor]:
+        return {name: self._copy(f"{file.path}/{name}", file.tensors[name].detach()) for name in file.known}
+
+    def _copy(self, key: str, tensor: Tensor) -> Tensor:
+        kept = self._kept.get(key)
+        if kept is None or (kept.dtype, kept.shape) != (tensor.dtype, tensor.shape):
+            kept = self._pinned.like(tensor) if tensor.is_cuda else torch.empty(tensor.shape, dtype=tensor.dtype)
+            self._kept[key] = kept
+        return kept.copy_(tensor, non_blocking=True)
 
 
 class Pinned:

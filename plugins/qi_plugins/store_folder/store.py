@@ -29,7 +29,7 @@ from qi_core.errors import LostError
 from qi_core.team import Alone
 from qi_core.tensorfiles import Stamp, StoredTensors, sync_folder, write
 from qi_plugins.store_folder.manifest import MANIFEST, Manifest, damages
-from qi_plugins.store_folder.outgoing import File, copied, outgoing
+from qi_plugins.store_folder.outgoing import File, Room, outgoing
 
 if TYPE_CHECKING:
     from qi_plugins.store_folder.component import Folder
@@ -59,6 +59,7 @@ class FolderStore:
         self._settings = settings
         self._team: Team = team or Alone()
         self._background = settings.background and team is not None  # without a team nobody trains meanwhile
+        self._room = Room()
         self._line: Team | None = None
         self._thread: Thread | None = None
         self._failed: Exception | None = None
@@ -72,7 +73,7 @@ class FolderStore:
         state = json.dumps(dict(checkpoint.state), indent=1).encode() + b"\n"
         beside = {"state.json": state, "recipe.toml": checkpoint.recipe.encode()}
         if self._background:
-            work = Work(step=checkpoint.step, files=copied(files), beside=beside)
+            work = Work(step=checkpoint.step, files=self._room.copied(files), beside=beside)
             self._line = self._line or self._team.apart()
             # It must not outlive a process whose other ranks are gone; ``close`` waits for it.
             self._thread = Thread(target=self._later, args=(work, self._line), name="qi-save", daemon=True)
