@@ -294,10 +294,14 @@ def test_room_that_is_asked_for_at_once_holds_tensors_of_all_kinds() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
-def test_its_reader_reads_ours(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ranks", [1, RANKS])
+def test_its_reader_reads_ours(tmp_path: Path, ranks: int) -> None:
     import torch.distributed.checkpoint as dcp
 
-    assert save(tmp_path, 4) == [None] * RANKS
+    if ranks == 1:
+        Folder().build(tmp_path).save(Checkpoint(step=4, tensors={"model": whole(4)}, state={}, recipe=""))
+    else:
+        assert save(tmp_path, 4) == [None] * RANKS
     found = {name: torch.zeros_like(tensor) for name, tensor in whole(4).items()}
     reader = dcp.HuggingFaceStorageReader(str(tmp_path / "checkpoints/step-00000004/model"))
     dcp.load(found, storage_reader=reader)
