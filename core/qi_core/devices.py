@@ -20,7 +20,7 @@ def device(asked: str, local_rank: int = 0) -> torch.device:
         asked = "cuda" if there else "cpu"
     found = torch.device(asked)
     if found.type == "cuda":
-        index = local_rank if found.index is None else found.index
+        index = found.index if ":" in asked else local_rank
         if index >= there:
             by = f" by process {local_rank} of this machine" if local_rank else ""
             raise QiError(
