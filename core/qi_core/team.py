@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -21,6 +22,8 @@ from qi_core.errors import LostError, QiError
 from qi_core.seat import Seat, meeting, seat
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from qi_core.parallel import Team
 
 __all__ = ["Alone", "Ranks", "Seat", "by_first", "join", "leave", "lost", "refuse_company", "seat"]
@@ -31,6 +34,8 @@ PATIENCE = timedelta(hours=24)
 """Of talk between ranks: one may judge pictures for an hour while the others wait. Steps have a watch of their own."""
 MARGIN = 10.0
 """Seconds that torch gives a collective beyond half as much again as the watch."""
+SMALL = 1 << 16
+"""Bytes of a rank that are told to all in one collective; more go rank by rank, without room for more than there is."""
 LINGER = 2.0
 """Seconds that rank 0 stays after an error, so that others can see that it was told."""
 _boards: list[Store] = []
@@ -64,9 +69,25 @@ class Ranks:
 
     def gather(self, item: T) -> list[T]:
         """See ``Team``."""
-        found: list[Any] = [None] * self.ranks
-        dist.all_gather_object(found, item, group=self._group)
-        return cast("list[T]", found)
+        own = torch.frombuffer(bytearray(pickle.dumps(item)), dtype=torch.uint8)
+        told = self._gather(torch.tensor([len(own)]))
+        sizes = [int(size) for size in told]
+        if max(sizes) <= SMALL:
+            padded = self._gather(torch.nn.functional.pad(own, (0, max(sizes) - len(own))))
+            found = [each[:size] for each, size in zip(padded, sizes, strict=True)]
+        else:  # padded, the one picture of one rank would be as large as a picture of each
+            found = [
+                own if rank == self.rank else torch.empty(size, dtype=own.dtype) for rank, size in enumerate(sizes)
+            ]
+            for rank, each in enumerate(found):
+                dist.broadcast(each, rank, group=self._group)
+        return [cast("T", pickle.loads(each.numpy().data)) for each in found]
+
+    def _gather(self, values: Tensor) -> list[Tensor]:
+        """Of all ranks, equally many from each."""
+        found = [torch.empty_like(values) for _ in range(self.ranks)]
+        dist.all_gather(found, values, group=self._group)
+        return found
 
     def send(self, item: T) -> T:
         """See ``Team``."""
