@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -64,8 +65,29 @@ def is_first(strategy: Strategy) -> bool:
 def over_replicas(strategy: Strategy, value: Tensor, parts: Mapping[str, Mean]) -> tuple[Tensor, dict[str, Mean]]:
     """Sums over replicas. Parts that some replicas lack (a reward that could be told of none of their pictures) are
     the sums of the others."""
-    names = list(dict.fromkeys(name for own in of_replicas(strategy, list(parts)) for name in own))
-    nothing = torch.zeros(2, device=value.device)
-    rows = [torch.stack([parts[name].total, parts[name].count]) if name in parts else nothing for name in names]
-    whole = strategy.sum(torch.cat([value.reshape(1), *rows]))
-    return whole[0], {name: Mean(*pair) for name, pair in zip(names, whole[1:].view(-1, 2), strict=True)}
+    if strategy.team.ranks == 1:
+        return value, dict(parts)
+    # Names are told only when one is new: with every step, hundreds of ranks would wait long for what is the same.
+    names = _names.setdefault(strategy, [])
+    whole, new = _summed(strategy, value, parts, names)
+    if new:
+        told = [name for own in of_replicas(strategy, list(parts)) for name in own]
+        names += [name for name in dict.fromkeys(told) if name not in names]
+        whole, _ = _summed(strategy, value, parts, names)
+    rows = whole[1:].view(-1, 3)
+    means = zip(names, rows, rows[:, 2].tolist(), strict=True)
+    return whole[0], {name: Mean(row[0], row[1]) for name, row, given in means if given}
+
+
+_names: WeakKeyDictionary[Strategy, list[str]] = WeakKeyDictionary()
+"""Those of parts that the replicas have told each other, the same on all ranks."""
+
+
+def _summed(strategy: Strategy, value: Tensor, parts: Mapping[str, Mean], names: Sequence[str]) -> tuple[Tensor, bool]:
+    """The value, then of each name its total, its count and whether some replica has it; and whether one has a part of
+    another name."""
+    nothing, given = torch.zeros(3, device=value.device), torch.ones((), device=value.device)
+    rows = [torch.stack([parts[name].total, parts[name].count, given]) if name in parts else nothing for name in names]
+    new = given * len(parts.keys() - set(names))
+    whole = strategy.sum(torch.cat([new.reshape(1), value.reshape(1), *rows]))
+    return whole[1:], bool(whole[0])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from attrs import evolve
 
-from qi_core import Mean, Pairs, Rollouts
+from qi_core import Mean, Pairs, Rollouts, dealing
 from qi_core.dealing import balanced, deal, is_first, of_replicas, over_replicas
 from qi_core.testing.fakes import samples
 from support.policy import drawn
@@ -80,3 +80,22 @@ def test_sums_over_replicas_know_parts_that_one_of_them_lacks() -> None:
 
     whole = (1.0, {"loss": (4.0, 3.0), "seen": (6.0, 3.0)})
     assert all_well(on_ranks(2, sums)) == [whole, whole]
+
+
+def test_names_of_parts_are_told_only_when_one_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told with every step they would hold hundreds of ranks up."""
+    told: list[int] = []
+
+    def noted(strategy: Replica, item: list[str]) -> list[list[str]]:
+        told.append(strategy.replica)
+        return of_replicas(strategy, item)
+
+    monkeypatch.setattr(dealing, "of_replicas", noted)
+
+    def sums(rank: Replica) -> list[set[str]]:
+        one, other = Mean(torch.tensor(2.0), torch.tensor(1.0)), Mean(torch.tensor(0.0), torch.tensor(0.0))
+        steps = [{"a": one}, {"a": other}, {"a": one, "b": one} if rank.replica else {"a": one}, {"b": one}, {}]
+        return [set(over_replicas(rank, torch.tensor(1.0), parts)[1]) for parts in steps]
+
+    assert all_well(on_ranks(2, sums)) == [[{"a"}, {"a"}, {"a", "b"}, {"b"}, set()]] * 2
+    assert sorted(told) == [0, 0, 1, 1], "at the first step, and when b comes"
