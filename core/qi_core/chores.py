@@ -40,9 +40,7 @@ def changes(run: Run) -> None:
     for number, setting in enumerate(run.strategy.team.send([request.setting for request in requests])):
         change = Change(step=run.step, setting=setting)
         try:
-            take_effect = run.change(run, setting)
-            if run.main:
-                run.ledger.append(change)
+            take_effect = together(run.strategy.team, partial(_accept, run, change))
         except QiError as error:
             if run.main:
                 requests[number].answer(str(error), None)
@@ -51,6 +49,14 @@ def changes(run: Run) -> None:
         if run.main:
             requests[number].answer("taken", run.step)
         run.tell(change)
+
+
+def _accept(run: Run, change: Change) -> Callable[[], None]:
+    """Checked, and on rank 0 written down: what puts it into effect."""
+    take_effect = run.change(run, change.setting)
+    if run.main:
+        run.ledger.append(change)
+    return take_effect
 
 
 def save(run: Run, last: bool) -> None:

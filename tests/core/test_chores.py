@@ -161,3 +161,21 @@ def test_pictures_are_written_once(make: Callable[..., Run], tmp_path: Path) -> 
     assert one == []
     assert (tmp_path / "0" / "pictures" / "preview-0000003.png").exists()
     assert not (tmp_path / "1" / "pictures").exists()
+
+
+def test_a_change_that_cannot_be_written_down_is_made_by_no_rank(make: Callable[..., Run], tmp_path: Path) -> None:
+    """Else one would go on with another learning rate than the others."""
+
+    def work(rank: Replica) -> list[str]:
+        folder, made = tmp_path / f"{rank.team.rank}", list[str]()
+        run = make(rank, folder=folder)
+        run.change = lambda run, setting: lambda: made.append(setting)
+        run.channel.folder.mkdir(parents=True)
+        if rank.team.rank == 0:
+            (run.channel.folder / "1.set").write_text("optimizer.lr=1")
+            run.ledger.path.mkdir()
+        chores.changes(run)
+        return made
+
+    assert all_well(on_ranks(2, work)) == [[], []]
+    assert "cannot be written" in (tmp_path / "0" / "control" / "1.reply").read_text()
