@@ -67,8 +67,9 @@ def train(run: Run) -> Ended:
             run.watch.rest()
             last = run.step == run.train.steps
             chores.save(run, last)  # first, for an evaluation or a preview that fails ends the run
-            chores.evaluate(run, last)
-            chores.preview(run, last)
+            if last or not stop:  # who stops a run may not wait for them
+                chores.evaluate(run, last)
+                chores.preview(run, last)
             stop = stop or (signals.name if run.strategy.team.ranks == 1 else "")
         if run.saved != run.step:  # a signal ended the run between two saves
             chores.save(run, last=True)

@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from support.small_run import RECIPE, environment, losses, qi, start, steps, wait_for_step, write_recipe
+from qi_core import loop
+from support.small_run import RECIPE, environment, here, losses, qi, start, steps, wait_for_step, write_recipe
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,15 @@ def test_a_signal_ends_the_step_saves_and_stops(
     assert done < 60
     qi("run", folder)  # the folder of a run is enough to go on
     assert losses(folder) == losses(unbroken)
+
+
+def test_who_is_told_to_stop_saves_and_draws_nothing_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluation may take longer than the time until it is killed."""
+    monkeypatch.setattr(loop, "agree", lambda run, signals: ("SIGTERM" * (run.step == 2), False))
+    draws = ("--set", 'preview.prompts=["A"]', "--set", "preview.every=1")
+    here("run", write_recipe(tmp_path), "--folder", tmp_path / "run", *draws)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002"]
+    assert [path.name for path in (tmp_path / "run" / "pictures").iterdir()] == ["preview-0000001.png"]
 
 
 def test_a_half_written_checkpoint_is_never_taken(unbroken: Path, tmp_path: Path) -> None:
