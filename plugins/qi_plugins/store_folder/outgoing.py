@@ -94,10 +94,16 @@ class Room:
         ]
         if self._pinned.used:
             torch.cuda.synchronize()
+        used = {_key(file, name) for file in files for name in file.known}
+        self._kept = {key: kept for key, kept in self._kept.items() if key in used}  # rollouts have other names later
         return done
 
+    @property
+    def nbytes(self) -> int:
+        return sum(kept.nbytes for kept in self._kept.values())
+
     def _of(self, file: File) -> dict[str, Tensor]:
-        return {name: self._copy(f"{file.path}/{name}", file.tensors[name].detach()) for name in file.known}
+        return {name: self._copy(_key(file, name), file.tensors[name].detach()) for name in file.known}
 
     def _copy(self, key: str, tensor: Tensor) -> Tensor:
         kept = self._kept.get(key)
@@ -105,6 +111,10 @@ class Room:
             kept = self._pinned.like(tensor) if tensor.is_cuda else torch.empty(tensor.shape, dtype=tensor.dtype)
             self._kept[key] = kept
         return kept.copy_(tensor, non_blocking=True)
+
+
+def _key(file: File, name: str) -> str:
+    return f"{file.path}/{name}"
 
 
 class Pinned:

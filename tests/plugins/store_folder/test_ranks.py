@@ -22,7 +22,7 @@ from qi_core.tensorfiles import Stamp, StoredTensors, write
 from qi_core.testing.team import Thread, together
 from qi_plugins.store_folder import store as module
 from qi_plugins.store_folder.component import Folder
-from qi_plugins.store_folder.outgoing import Pinned
+from qi_plugins.store_folder.outgoing import Pinned, Room, outgoing
 from support import ranks as processes
 
 RANKS = 3
@@ -279,6 +279,18 @@ def test_what_is_on_the_disk_is_not_copied(tmp_path: Path) -> None:
     store.save(Checkpoint(step=1, tensors={"m": counted}, state={}, recipe=""))
     store.wait()
     assert sorted(reads) == sorted(stored), "each is read once, when it is written"
+
+
+def test_room_is_kept_for_what_is_saved_again_and_for_no_more() -> None:
+    """A rollout has other names than the one before."""
+    room = Room()
+    kept: list[Tensor] = []
+    for names in (("a", "b"), ("b", "c")):
+        tensors = {"source": {name: torch.ones(3) for name in names}}
+        files = room.copied(outgoing(Checkpoint(step=1, tensors=tensors, state={}, recipe=""), 0, 1, 1000))
+        kept += [files[0].tensors[name] for name in names]
+    assert kept[1] is kept[2]
+    assert room.nbytes == 2 * 3 * 4
 
 
 def test_room_that_is_asked_for_at_once_holds_tensors_of_all_kinds() -> None:
