@@ -149,6 +149,7 @@ def _adapted(
 ) -> Adapter:
     """The adapter in its denoiser. What the denoiser is at the run's start is kept for its resumes."""
     from qi_core import checkpoint
+    from qi_core.team import by_first
     from qi_core.weights import load_weights
 
     assert recipe.adapter is not None
@@ -156,10 +157,13 @@ def _adapted(
     if base is None:
         if recipe.init:
             notes.append(_start_from(model, Path(recipe.init)))
-        if strategy.team.rank == 0:  # the model is whole on every rank until it is placed
+
+        def keep() -> None:
             kept = base_store(recipe, folder)
             kept.save(checkpoint.first(model.state_dict(), to_toml(recipe)))
             kept.wait()
+
+        by_first(strategy.team, keep)  # the model is whole on every rank until it is placed
     else:
         load_weights(model, base.tensors[TRAINED], f"{where}", "use the recipe that the run was made with")
         notes.append(f"adapts the denoiser that is kept in {where}")
