@@ -25,7 +25,7 @@ def told() -> list[Any]:
 
     every = team.join(torch.device("cpu"), 60)
     dist.all_gather = noted(dist.all_gather)
-    dist.distributed_c10d.all_gather = noted(dist.distributed_c10d.all_gather)  # type: ignore[attr-defined]
+    dist.distributed_c10d.all_gather = noted(dist.distributed_c10d.all_gather)
     small = every.gather("word" * every.rank)
     large = every.gather(torch.full((1 << 20,), 7.0) if every.rank == 1 else None)
     found = [small, [None if each is None else float(each.sum()) for each in large], max(room)]
