@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
 from qi_core import QiError, Whole, devices
-from qi_core.team import Alone, join, seat
+from qi_core.team import MARGIN, Alone, join, seat
 from qi_plugins.parallel_fsdp import tensor
 from qi_plugins.parallel_fsdp.grid import Grid
 from qi_plugins.parallel_fsdp.held import Pieces, local
@@ -63,7 +63,8 @@ class LiveFsdp:
         """That of the given groups which this rank is in; None where groups have one rank (unless ``always``)."""
         if len(every[0]) == 1 and not always:
             return None
-        limit = timedelta(seconds=self._settings.timeout)  # a new group has torch's own, else, and not its parent's
+        # As of the group of all (a new one has torch's own, else): a watch over steps comes first, and tells more.
+        limit = timedelta(seconds=1.5 * self._settings.timeout + MARGIN)
         own: dist.ProcessGroup = dist.new_subgroups_by_enumeration(every, timeout=limit)[0]  # type: ignore[no-untyped-call]
         return own
 

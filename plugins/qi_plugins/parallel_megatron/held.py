@@ -64,7 +64,7 @@ class MegatronHeld:
         overlap: bool,
     ) -> None:
         """``buffers``: megatron-core's, of the trained parameters; None if there are none. ``originals``: these, of
-        this tensor-parallel rank, in float32."""
+        this tensor-parallel rank, in float32, wherever they are."""
         self._cuts, self._grid, self._buffers = cuts, grid, buffers
         self._dtype, self._overlap = dtype, overlap
         self._model = model
@@ -81,7 +81,7 @@ class MegatronHeld:
         live, (start, stop) = self._live[name].data, self._stretches[name]
         if live.dtype == torch.float32:
             return live.view(-1)[start:stop]
-        return original.reshape(-1)[start:stop].clone()
+        return original.reshape(-1)[start:stop].to(live.device, copy=True)
 
     @property
     def frozen(self) -> Mapping[str, Tensor]:

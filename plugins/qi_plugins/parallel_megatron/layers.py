@@ -58,12 +58,19 @@ class Cut:
 
 
 def divide(
-    model: DenoiserModule, sharding: Sharding, grid: Grid, dtype: torch.dtype, *, te: bool, sequence: bool
+    model: DenoiserModule,
+    sharding: Sharding,
+    grid: Grid,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    te: bool,
+    sequence: bool,
 ) -> dict[str, Cut]:
     """Leave this rank its part of a whole model, in place; what it has of each parameter.
 
-    ``te``: linear layers are TransformerEngine's. ``sequence``: tokens are divided too. Raises QiError where the model
-    cannot be divided so.
+    ``device``: where it will compute; nothing is brought there. ``te``: linear layers are TransformerEngine's.
+    ``sequence``: tokens are divided too. Raises QiError where the model cannot be divided so.
     """
     splits = {name: _split(sharding, name) for name, _ in model.named_parameters()}
     _check(model, sharding, splits, grid.split)
@@ -80,7 +87,7 @@ def divide(
                 leaf: _shard(parameter, cuts[f"{name}.{leaf}"], grid)
                 for leaf, parameter in module.named_parameters(recurse=False)
             }
-            _put(model, name, _layer(module, split, shards, ways, dtype, te))
+            _put(model, name, _layer(module, split, shards, ways, dtype, device if te else None))
         elif any(fnmatchcase(name, pattern) for pattern in sharding.entries):
             _put(model, name, Entry(ways))
     for name, parameter in model.named_parameters():
@@ -168,15 +175,15 @@ def _layer(
     shards: dict[str, nn.Parameter],
     ways: Ways,
     dtype: torch.dtype,
-    te: bool,
+    engine: torch.device | None,
 ) -> nn.Module:
-    """What stands in a linear layer's place."""
+    """What stands in a linear layer's place. ``engine``: the device of TransformerEngine's, if they are to be used."""
     layer: Any = module
     if type(module) is nn.Linear and len({parameter.requires_grad for parameter in shards.values()}) == 1:
-        if te:
+        if engine is not None:
             from qi_plugins.parallel_megatron.te import make_linear
 
-            layer = make_linear(split, shards, ways, dtype)
+            layer = make_linear(split, shards, ways, dtype, engine)
         else:
             layer = _megatron(module, split, ways, dtype)
     else:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from attrs import frozen
 
 from qi_core import QiError
+from qi_core.team import MARGIN
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -104,7 +105,7 @@ def make_grid(tensor: int, timeout: float) -> Grid:
         parallel_state.destroy_model_parallel()
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=tensor,
-        distributed_timeout_minutes=timeout / 60,
+        distributed_timeout_minutes=(1.5 * timeout + MARGIN) / 60,  # as of all ranks: the watch over steps comes first
         create_gloo_process_groups=False,
     )
     return Grid(

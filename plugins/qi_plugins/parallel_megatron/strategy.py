@@ -44,23 +44,29 @@ class LiveMegatron:
         self._buffers: Any = None
         self._held: MegatronHeld | None = None
 
+    @property
+    def cradle(self) -> torch.device:
+        """See ``qi_core.parallel.Dividing``: a GPU may be too small for all weights in float32."""
+        return torch.device("cpu")
+
     def place(self, model: DenoiserModule, sharding: Sharding | None = None) -> DenoiserModule:
         """Divided over this replica's ranks, trained weights in megatron-core's buffers, in the dtype of the products.
 
-        Frozen weights keep their dtype. The optimizer's float32 weights come from those that were given, unrounded.
+        Frozen weights keep their dtype. The optimizer's float32 weights come from those that were given, unrounded; all
+        of them stay where they are, and only what is computed with comes to the GPU.
         """
         from megatron.core.distributed import DistributedDataParallel
 
         from qi_plugins.parallel_megatron.held import MegatronHeld
         from qi_plugins.parallel_megatron.layers import divide
 
-        model.to(self.device)
         sharding = sharding or model.sharding()
-        cuts = divide(model, sharding, self._grid, self.dtype, te=self._te, sequence=self._sequence)
+        cuts = divide(model, sharding, self._grid, self.dtype, self.device, te=self._te, sequence=self._sequence)
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         originals = {name: parameter.data.float() for name, parameter in trained.items()}
         for parameter in trained.values():
             parameter.data = parameter.data.to(self.dtype)
+        model.to(self.device)
         buffers = None
         if trained:
             config = library.model_config(self._grid.split, self.dtype)

@@ -23,15 +23,17 @@ ROWS = 16
 """Products in 8 bits take tokens by so many."""
 
 
-def make_linear(split: Split, shards: dict[str, nn.Parameter], ways: Ways, dtype: torch.dtype) -> nn.Module:
-    """The layer of this rank's part of a weight."""
+def make_linear(
+    split: Split, shards: dict[str, nn.Parameter], ways: Ways, dtype: torch.dtype, device: torch.device
+) -> nn.Module:
+    """The layer of this rank's part of a weight; its own, which others will take the place of, is on ``device``."""
     weight, bias = shards["weight"], shards.get("bias")
     return TELinear(
         weight.shape[1],
         weight.shape[0],
         bias=bias is not None,
         params_dtype=dtype,
-        device=weight.device,
+        device=device,
         return_bias=split == "rows" and bias is not None,
     ).within(split, ways)
 

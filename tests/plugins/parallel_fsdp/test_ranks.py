@@ -71,6 +71,7 @@ def on_two(begun: Checkpoint) -> dict[str, Any]:
         "bf16": halved(),
         "volume": volume(live),
         "cradle": str(live.cradle),
+        "limit": live._mesh.get_group()._get_backend(live.device).options._timeout.total_seconds(),
         "compiled": compiled(),
     }
 
@@ -436,6 +437,11 @@ def test_compiled_blocks_exchange_what_plain_ones_do(two: list[dict[str, Any]], 
 def test_a_model_is_built_on_the_cpu(two: list[dict[str, Any]]) -> None:
     """Whatever the device: see ``Dividing``."""
     assert [rank["cradle"] for rank in two] == ["cpu", "cpu"]
+
+
+def test_a_collective_may_take_longer_than_the_watch_over_steps(two: list[dict[str, Any]]) -> None:
+    """It would end the ranks before they have told where they stand."""
+    assert [rank["limit"] for rank in two] == [1.5 * 60 + 10] * 2
 
 
 def test_heads_that_cannot_be_divided_are_told(four: list[dict[str, Any]]) -> None:

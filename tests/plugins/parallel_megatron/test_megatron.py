@@ -60,7 +60,18 @@ def everything(ports: list[int]) -> dict[Any, Any]:
                     strategy = megatron(layout[1], sequence=layout[2])
                     told |= {(*layout, name): train(strategy, CASES[name]) for name in names}
             if inside and ranks == 4:
-                for check in (resumed, exchanged, rounded, frozen, bytes_sent, refused, signalled, untouched, engine):
+                for check in (
+                    resumed,
+                    exchanged,
+                    rounded,
+                    frozen,
+                    bytes_sent,
+                    refused,
+                    cradled,
+                    signalled,
+                    untouched,
+                    engine,
+                ):
                     told[check.__name__] = check()
     return told
 
@@ -411,6 +422,22 @@ def test_what_cannot_be_is_one_line(told: list[dict[Any, Any]]) -> None:
     )
     assert "pip install 'qi[te]'" in lines["te"]
     assert lines["fp8"].startswith("parallel: fp8 = true was asked for")
+
+
+def cradled() -> tuple[str, float]:
+    """Where a model is built that is to be divided; and how long a collective may take."""
+    from qi_core.parallel import Dividing
+
+    live: Any = megatron(2)
+    strategy: object = live
+    assert isinstance(strategy, Dividing)
+    limit: float = live._grid.data._get_backend(live.device).options._timeout.total_seconds()
+    return str(strategy.cradle), limit
+
+
+@pytest.mark.slow
+def test_no_gpu_need_hold_a_whole_model_and_collectives_outlast_the_watch(told: list[dict[Any, Any]]) -> None:
+    assert [each["cradled"] for each in told] == [("cpu", 1.5 * 600 + 10)] * 4
 
 
 def signalled() -> list[float]:
