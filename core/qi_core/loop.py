@@ -6,6 +6,7 @@ import math
 import signal
 import statistics
 import time
+import zlib
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import FrameType, TracebackType
@@ -13,12 +14,13 @@ from types import FrameType, TracebackType
 import torch
 
 from qi_core import chores
-from qi_core.data import keys, listed
+from qi_core.data import Batch, keys, listed
 from qi_core.dealing import deal, over_replicas
 from qi_core.dice import Dice
-from qi_core.errors import QiError
+from qi_core.errors import LostError, QiError
 from qi_core.feed import Feed
 from qi_core.objective import Mean
+from qi_core.parallel import Strategy
 from qi_core.place import Closing
 from qi_core.run import Run
 from qi_core.source import OnPolicy
@@ -91,6 +93,7 @@ def step(run: Run, feed: Feed) -> StepDone:
     dice, models = Dice(run.train.seed, run.step), run.models
     with watch("data", watched=not isinstance(run.source, OnPolicy)):  # rollouts take their time
         ready = feed.next()
+        refuse_different(run.strategy, ready.batch, run.step)
         mine = deal(ready.batch, run.strategy.replicas, run.strategy.replica, run.train.accumulate)
     total = torch.zeros((), device=run.strategy.device)
     parts: dict[str, Mean] = {}
@@ -122,6 +125,21 @@ def step(run: Run, feed: Feed) -> StepDone:
         parts=_shown(means) | (dict(run.source.figures()) if isinstance(run.source, OnPolicy) else {}),
         left_out=(keys(ready.batch) or ("unknown",)) if run.skipped_updates > skipped else (),
     )
+
+
+def refuse_different(strategy: Strategy, batch: Batch, step: int) -> None:
+    """Raises LostError, on all ranks, if they have not all drawn the same: a disk that failed one of them would leave
+    it a sample ahead for ever, with some samples dealt twice and others to nobody."""
+    if strategy.team.ranks == 1:
+        return
+    told = zlib.crc32(repr((keys(batch), tuple(batch.costs))).encode()) % (1 << 16)
+    mine = torch.tensor([told, told**2], dtype=torch.float64, device=strategy.device)  # sums of integers, exact
+    total, squares = strategy.sum(mine).tolist()
+    if strategy.replicas * squares != total**2:  # Cauchy-Schwarz: equal where all are
+        raise LostError(
+            f"step {step + 1}: the ranks have drawn different samples, perhaps since one could not read what others "
+            "could; see to the disk, and go on from the last checkpoint with the same command"
+        )
 
 
 def _update(run: Run) -> float:

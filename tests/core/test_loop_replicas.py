@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from qi_core import Candidate
+from qi_core import Candidate, loop
+from qi_core.errors import LostError
 from qi_core.reward import Weighted
-from qi_core.testing.fakes import OneCpu
+from qi_core.testing.fakes import OneCpu, samples
 from qi_plugins.objective_grpo.grpo import Grpo
 from qi_plugins.sampler_sde.samplers import ExactSde
 from support import ring
@@ -63,3 +64,18 @@ def test_what_little_there_is_to_learn_is_learned_alike(tmp_path: Path) -> None:
             torch.testing.assert_close(mine, alone, atol=1e-5, rtol=0)
         assert torch.equal(moved[1], moved[2])
         assert all(map(torch.equal, moved, found[0][1])), "replicas stay alike"
+
+
+def test_ranks_that_draw_different_samples_all_stop() -> None:
+    """A picture that one rank alone could not read would leave it ahead of the others for ever."""
+
+    def alike(rank: Replica) -> None:
+        loop.refuse_different(rank, samples(7), 2)
+
+    def apart(rank: Replica) -> None:
+        loop.refuse_different(rank, samples(8).pick(range(1, 8) if rank.team.rank == 3 else range(7)), 2)
+
+    assert on_ranks(4, alike, tensor=2) == [None] * 4
+    found = on_ranks(4, apart)
+    assert all(isinstance(error, LostError) for error in found)
+    assert {str(error).partition(",")[0] for error in found} == {"step 3: the ranks have drawn different samples"}
