@@ -20,7 +20,7 @@ def device(asked: str, local_rank: int = 0) -> torch.device:
         asked = "cuda" if there else "cpu"
     found = torch.device(asked)
     if found.type == "cuda":
-        index = found.index if ":" in asked else local_rank
+        index = found.index if ":" in asked else _own(local_rank, there)
         if index >= there:
             by = f" by process {local_rank} of this machine" if local_rank else ""
             raise QiError(
@@ -30,6 +30,12 @@ def device(asked: str, local_rank: int = 0) -> torch.device:
         found = torch.device("cuda", index)
         torch.cuda.set_device(found)  # kernels that ask for "the current device" find the same one
     return found
+
+
+def _own(local_rank: int, there: int) -> int:
+    """Slurm may show each process its own GPU alone (``--gpus-per-task=1``), and numbers the processes all the same."""
+    by_slurm = "SLURM_LOCALID" in os.environ and "LOCAL_RANK" not in os.environ
+    return 0 if by_slurm and there == 1 else local_rank
 
 
 def need_compiler() -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ from qi_core.lastword import LAUNCHER
 if TYPE_CHECKING:
     from qi_registry.asked import Asked
     from qi_registry.recipe import Recipe
+
+FILES = 1 << 16
+"""Open ones that a rank may have, if the system lets it."""
 
 
 @frozen(kw_only=True)
@@ -34,6 +38,8 @@ class Launch:
 
 def wanted(args: Namespace, recipe: Recipe, folder: Path) -> Launch | None:
     """None: this process trains itself. Raises QiError where the options or the recipe don't allow what is asked."""
+    if args.address and args.nnodes == 1:
+        raise QiError(f"--address {args.address}: where several machines meet; say how many, with --nnodes")
     if args.nproc is None and args.nnodes == 1 and not args.restarts:
         return None
     nproc = 1 if args.nproc is None else args.nproc
@@ -79,6 +85,20 @@ def launch(wanted: Launch, asked: Asked) -> int:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def allow_connections() -> None:
+    """gloo keeps a connection, which is a file, from each rank to each other one, for each of several groups: a few
+    hundred ranks are more than the 1024 files that many systems allow a process at first."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if most == resource.RLIM_INFINITY else min(FILES, most)
+    if now != resource.RLIM_INFINITY and now < wanted:
+        with suppress(ValueError, OSError):  # where the system's real limit is another
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 def follow_launcher() -> None:

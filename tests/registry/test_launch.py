@@ -57,6 +57,7 @@ def test_a_rank_gets_the_command_without_what_is_the_launchers() -> None:
         ({"nproc": 2, "nnodes": 2, "node_rank": 2, "address": "a:1"}, "--node-rank 2: 0 to 1"),
         ({"nproc": 2, "nnodes": 2}, "--address is not set: HOST:PORT"),
         ({"nproc": 2, "nnodes": 2, "address": "a"}, "--address a: HOST:PORT"),
+        ({"nproc": 2, "address": "a:1"}, "--address a:1: where several machines meet"),
         ({"nproc": 3}, "3 ranks; an even number was wanted"),
     ],
 )
@@ -93,3 +94,17 @@ KILL, TERM = -signal.SIGKILL, -signal.SIGTERM
 )
 def test_one_rank_is_to_blame(tmp_path: Path, ends: list[tuple[int, str, int]], first: int) -> None:
     assert culprit(failures(tmp_path, *ends)) == first
+
+
+@pytest.mark.parametrize(
+    ("limits", "asked"),
+    [((1024, 4096), [(4096, 4096)]), ((1024, -1), [(65536, -1)]), ((100_000, 200_000), []), ((-1, -1), [])],
+)
+def test_ranks_may_have_a_connection_to_every_other(
+    monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int], asked: list[tuple[int, int]]
+) -> None:
+    found = list[tuple[int, int]]()
+    monkeypatch.setattr("resource.getrlimit", lambda _: limits)
+    monkeypatch.setattr("resource.setrlimit", lambda _, wanted: found.append(wanted))
+    launch.allow_connections()
+    assert found == asked

@@ -62,6 +62,7 @@ def train(asked: Asked) -> int:
     from qi_registry import launch, ranks
 
     launch.follow_launcher()
+    launch.allow_connections()
     strategy = asked.recipe.parallel.build()
     several = strategy.team.ranks > 1
     try:
