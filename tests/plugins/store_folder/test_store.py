@@ -188,7 +188,9 @@ def test_while_a_step_is_replaced_the_old_one_still_counts(tmp_path: Path) -> No
     assert names(tmp_path) == ["step-00000005"]
 
 
-@pytest.mark.parametrize("name", ["model/model.safetensors", "optimizer/optimizer.safetensors", "state.json", "recipe.toml"])
+@pytest.mark.parametrize(
+    "name", ["model/model.safetensors", "optimizer/optimizer.safetensors", "state.json", "recipe.toml"]
+)
 @pytest.mark.parametrize("damage", ["a bit", "its end", "all of it"])
 def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path, name: str, damage: str) -> None:
     store = Folder().build(tmp_path)
