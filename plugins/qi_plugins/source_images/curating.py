@@ -18,6 +18,7 @@ from qi_core.errors import QiError
 from qi_core.files import write_whole
 from qi_core.pixels import Unusable
 from qi_core.place import Place
+from qi_core.seat import seat
 from qi_core.shares import Turns
 from qi_core.shuffling import Deck, Fingerprint, deal, number_of, permutation
 from qi_core.skipped import Skip, Skipped
@@ -35,7 +36,10 @@ Make = Callable[[Entry, int], Sample]
 
 
 def tell(folder: Path, label: str, counts: Mapping[str, Fraction], shares: Mapping[str, Fraction]) -> None:
-    """Keeps in the run's folder what each category holds and gets, beside that of other sources of the run."""
+    """Keeps in the run's folder what each category holds and gets, beside that of other sources of the run. Of several
+    ranks, which all find the same, the first one writes."""
+    if seat().rank:
+        return
     path = folder / "curation.json"
     try:
         told = json.loads(path.read_bytes()) if path.exists() else {}

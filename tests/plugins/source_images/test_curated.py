@@ -20,6 +20,7 @@ from qi_core import Place, QiError, Sample, Samples
 from qi_core.testing import check_component, check_source
 from qi_plugins.source_images.balance import capped, shares
 from qi_plugins.source_images.curated import Category, Curated
+from qi_plugins.source_images.curating import tell
 from qi_plugins.source_images.images import Images
 from qi_plugins.source_images.quality import Quality
 
@@ -478,3 +479,11 @@ def test_the_documentation_shows_the_shares_that_come_out(words: str, rule: Any,
     found = shares({name: Fraction(count) for name, count in COUNTS.items()}, rule, 0.5, levels)
     figures = " | ".join(f"{float(share) * 100:.1f} %" for share in found.values())
     assert f"| {words} | {figures} |" in GUIDE.read_text(encoding="utf-8")
+
+
+def test_of_several_ranks_the_first_one_keeps_the_shares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        tell(tmp_path, "pictures", {"cats": Fraction(2)}, {"cats": Fraction(1)})
+        assert (tmp_path / "curation.json").exists() == (rank == "0")
