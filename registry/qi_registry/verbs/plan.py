@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 N = TypeVar("N", int, float)
@@ -18,7 +19,9 @@ class Plan:
 
     def configure(self, parser: ArgumentParser) -> None:
         whole = numbers(int, "whole numbers above 0")
-        parser.add_argument("recipe", help="a TOML file, or a recipe that comes with qi: recipes/sft_images.toml")
+        parser.add_argument(
+            "recipe", help="a TOML file, a recipe that comes with qi (recipes/sft_images.toml), or the folder of a run"
+        )
         parser.add_argument(
             "--set", action="append", default=[], metavar="KEY=VALUE", dest="sets", help="a line of TOML laid on top"
         )
@@ -42,6 +45,7 @@ class Plan:
 
     def run(self, args: Namespace) -> int:
         from qi_core.errors import QiError
+        from qi_registry import runs
         from qi_registry.planning.cards import find_card
         from qi_registry.planning.report import Question, answer
         from qi_registry.reader import read
@@ -53,7 +57,9 @@ class Plan:
             raise QiError(f"--mfu: {args.mfu[0]:g} is more than the peak; wanted a share of it, such as 0.4")
         question = Question(
             where=args.recipe,
-            recipe=read(args.recipe, args.sets),
+            recipe=runs.read_run(Path(args.recipe), tuple(args.sets))
+            if runs.is_run(args.recipe)
+            else read(args.recipe, args.sets),
             gpus=tuple(args.gpus or [per_node * nodes for nodes in args.nodes or ()] or [1]),
             cards=tuple(find_card(name) for name in args.gpu.split(",")),
             per_node=per_node,

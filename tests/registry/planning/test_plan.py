@@ -189,3 +189,9 @@ def test_a_denoiser_that_cannot_plan_is_named(recipe: Recipe) -> None:
 
     with pytest.raises(QiError, match="denoiser: Unknown does not say what it costs"):
         job(evolve(recipe, denoiser=Unknown()), Scene(side=512, text=128, references=0))
+
+
+def test_a_run_is_planned_as_its_recipe_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    assert main(["plan", str(tmp_path), "--set", "train.batch=8", "--gpu", "b200"]) == 0
+    assert f"{tmp_path} on 1 B200" in " ".join(capsys.readouterr().out.split())
