@@ -76,12 +76,14 @@ def evaluated(folder: Path) -> dict[int, dict[str, float]]:
 def weights(folder: Path, step: int) -> dict[str, bytes]:
     """Every tensor of a checkpoint but the pictures, as bytes."""
     path = folder / "checkpoints" / f"step-{step:08d}"
-    return {
+    found = {
         f"{name}/{key}": tensor.numpy().tobytes()
         for name in ("model", "ema", "reference", "optimizer")
-        if (path / f"{name}.safetensors").exists()
-        for key, tensor in load_file(path / f"{name}.safetensors").items()
+        if (path / name).is_dir()
+        for key, tensor in load_file(path / name / f"{name}.safetensors").items()
     }
+    assert any(name.startswith("model/") for name in found), f"{path}: no weights"
+    return found
 
 
 @pytest.mark.slow
