@@ -47,10 +47,37 @@ class Sharding:
     entries: tuple[str, ...] = ()
     """Names (with ``*`` for any block) of modules that do nothing, through which tensors go from where every rank has
     them all to ``columns`` and ``heads``: gradients are summed there, on their way back."""
+    attentions: tuple[str, ...] = ()
+    """Names (with ``*`` for any block) of modules that attend over packed rows, in whose place a strategy may put
+    another kernel. Called with queries (S, H, E), keys and values (T, H, E), for H heads of E channels, and a
+    ``Packed``, they answer softmax(q k' / sqrt(E)) v within each sample, (S, H * E)."""
     stretches: Stretches | None = None
     """Where tokens may be divided too; the network is ``Stretched`` then."""
     blocks: str
     """Name of the module list of repeated blocks (what a strategy wraps, compiles or checkpoints one by one)."""
+
+
+class Packed(Protocol):
+    """Which rows of packed queries and keys belong to one sample."""
+
+    @property
+    def in_order(self) -> bool:
+        """Whether rows stand sample by sample; else what follows tells lengths alone."""
+        ...
+
+    @property
+    def query_lengths(self) -> tuple[int, ...]: ...
+
+    @property
+    def key_lengths(self) -> tuple[int, ...]: ...
+
+    @property
+    def query_ends(self) -> Tensor:
+        """(samples + 1,) int32: where each sample's rows begin, and the end."""
+        ...
+
+    @property
+    def key_ends(self) -> Tensor: ...
 
 
 class Denoiser(Protocol):

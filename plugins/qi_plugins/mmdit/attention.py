@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 import torch.nn.functional as F
 from attrs import field, frozen
-from torch import Tensor
+from torch import Tensor, nn
 
 from qi_core import QiError
 from qi_plugins.mmdit.again import again
@@ -48,6 +48,11 @@ class Plan:
     keys: Slots | None = None
     mask: Tensor | None = field(default=None)
     """(samples, 1, 1, longest) bool: keys that are there. None: all are."""
+
+    @property
+    def in_order(self) -> bool:
+        """See ``qi_core.denoiser.Packed``."""
+        return self.queries is None
 
 
 def plan_in_order(
@@ -129,6 +134,13 @@ class _Take(torch.autograd.Function):
         inverse, empty = ctx.saved_tensors
         grad = grads[0].index_select(0, inverse)
         return (grad if empty is None else grad.masked_fill_(empty, 0.0)), None, None, None
+
+
+class Attention(nn.Module):
+    """``attention`` as a module, in whose place a strategy may put another kernel: see ``Sharding.attentions``."""
+
+    def forward(self, q_SHE: Tensor, k_THE: Tensor, v_THE: Tensor, plan: Plan) -> Tensor:
+        return attention(q_SHE, k_THE, v_THE, plan)
 
 
 def attention(q_SHE: Tensor, k_THE: Tensor, v_THE: Tensor, plan: Plan) -> Tensor:

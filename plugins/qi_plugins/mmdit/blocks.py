@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from qi_plugins.mmdit.again import again
 from qi_plugins.mmdit.architecture import Architecture
-from qi_plugins.mmdit.attention import attention
+from qi_plugins.mmdit.attention import Attention
 from qi_plugins.mmdit.layout import Layout
 from qi_plugins.mmdit.qknorm import norm_rotate
 from qi_plugins.mmdit.runs import EPS, Runs
@@ -122,6 +122,7 @@ class JointAttention(nn.Module):
         self.to_add_out = nn.Linear(width, width)
         self.norm_q, self.norm_k = HeadNorm(self.head_dim), HeadNorm(self.head_dim)
         self.norm_added_q, self.norm_added_k = HeadNorm(self.head_dim), HeadNorm(self.head_dim)
+        self.core = Attention()
 
     def _heads(self, x: Tensor) -> Tensor:
         """As many heads as this rank has of them."""
@@ -134,7 +135,7 @@ class JointAttention(nn.Module):
         txt_q, img_q = self._heads(self.add_q_proj(txt_LD)), self._heads(self.to_q(img_ND))
         q = self._normed(self.norm_added_q, txt_q, self.norm_q, img_q, layout)
         k, v = self._keys(img_ND, txt_LD, layout)
-        out = attention(q, k, v, layout.joint)
+        out = self.core(q, k, v, layout.joint)
         txt, img = again(layout.part, out) if layout.woven else layout.part(out)
         return self.to_out[0](img), self.to_add_out(txt)
 
@@ -145,7 +146,7 @@ class JointAttention(nn.Module):
         asked = self._heads(self.to_q(asking_MD))
         q = again(lambda x: self.norm_q(x, layout.target_turns), asked, modules=(self.norm_q,))
         k, v = self._keys(img_ND, txt_LD, layout)
-        out: Tensor = self.to_out[0](attention(q, k, v, layout.final))
+        out: Tensor = self.to_out[0](self.core(q, k, v, layout.final))
         return out
 
     def _keys(self, img_ND: Tensor, txt_LD: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:

@@ -150,6 +150,7 @@ class MMDiTNetwork(DenoiserModule):
             },
             entries=tuple(f"{block}.{p}.enter" for p in ("attn", "img_mlp", "txt_mlp")),
             heads=self.arch.heads,
+            attentions=(f"{block}.attn.core",) if self.backend == "auto" else (),
             stretches=Stretches(
                 begin="part",
                 end="meet",

@@ -54,7 +54,8 @@ class Megatron:
     overlap: bool = True
     """Sums of gradients run beside the backward pass, and gathering of weights beside the next forward pass."""
     engine: Literal["auto", "torch", "te"] = "auto"
-    """Linear layers of TransformerEngine (``te``, needs ``qi[te]`` and a GPU) or torch's; ``auto``: te where it is."""
+    """Linear layers and attention of TransformerEngine (``te``, needs ``qi[te]`` and a GPU) or torch's; ``auto``: te
+    where it is."""
     fp8: bool = field(default=False, validator=_fp8)
     """Products in 8 bits (TransformerEngine, Hopper or newer). Check the losses of a short run against bf16's first."""
     threads: int = field(default=0, validator=validators.ge(0))

@@ -69,8 +69,8 @@ def divide(
 ) -> dict[str, Cut]:
     """Leave this rank its part of a whole model, in place; what it has of each parameter.
 
-    ``device``: where it will compute; nothing is brought there. ``te``: linear layers are TransformerEngine's.
-    ``sequence``: tokens are divided too. Raises QiError where the model cannot be divided so.
+    ``device``: where it will compute; nothing is brought there. ``te``: linear layers and attention are
+    TransformerEngine's. ``sequence``: tokens are divided too. Raises QiError where the model cannot be divided so.
     """
     splits = {name: _split(sharding, name) for name, _ in model.named_parameters()}
     _check(model, sharding, splits, grid.split)
@@ -90,6 +90,10 @@ def divide(
             _put(model, name, _layer(module, split, shards, ways, dtype, device if te else None))
         elif any(fnmatchcase(name, pattern) for pattern in sharding.entries):
             _put(model, name, Entry(ways))
+        elif te and any(fnmatchcase(name, pattern) for pattern in sharding.attentions):
+            from qi_plugins.parallel_megatron.te import TEAttention
+
+            _put(model, name, TEAttention(module))
     for name, parameter in model.named_parameters():
         if (dim := cuts[name].dim) is not None:
             set_tensor_model_parallel_attributes(parameter, True, dim, 1)

@@ -501,14 +501,51 @@ def engine() -> Seen:
             out = torch.nn.functional.linear(x, self.weight, None if self.return_bias else self.bias)
             return (out, self.bias) if self.return_bias else out
 
+    asked: list[tuple[int, int]] = []
+
+    class DotProductAttention(torch.nn.Module):
+        def __init__(
+            self, heads: int, channels: int, *, qkv_format: str, attn_mask_type: str, attention_dropout: float
+        ) -> None:
+            super().__init__()
+            assert (qkv_format, attn_mask_type, attention_dropout) == ("thd", "padding", 0.0)
+            self.shape = heads, channels
+
+        def forward(
+            self,
+            q: Any,
+            k: Any,
+            v: Any,
+            *,
+            cu_seqlens_q: Any,
+            cu_seqlens_kv: Any,
+            max_seqlen_q: int,
+            max_seqlen_kv: int,
+        ) -> Any:
+            assert tuple(q.shape[1:]) == self.shape
+            asked.append((max_seqlen_q, max_seqlen_kv))
+            ends = (cu_seqlens_q, cu_seqlens_kv, cu_seqlens_kv)
+            parts = [torch.split(x, end.diff().tolist()) for x, end in zip((q, k, v), ends, strict=True)]
+            found = [
+                torch.nn.functional.scaled_dot_product_attention(*(x.transpose(0, 1)[None] for x in one))[0]
+                for one in zip(*parts, strict=True)
+            ]
+            return torch.cat([one.transpose(0, 1).flatten(1) for one in found])
+
     stand_in: Any = ModuleType("transformer_engine.pytorch")
-    stand_in.Linear = Linear
+    stand_in.Linear, stand_in.DotProductAttention = Linear, DotProductAttention
     sys.modules |= {"transformer_engine": ModuleType("transformer_engine"), stand_in.__name__: stand_in}
-    kept, library.choose_engine = library.choose_engine, lambda *_: True
+    from qi_plugins.mmdit import layout
+    from qi_plugins.parallel_megatron import te
+
+    kept = library.choose_engine, te.KERNELS, layout.TABLE_UP_TO
+    library.choose_engine, te.KERNELS, layout.TABLE_UP_TO = lambda *_: True, (torch.float32,), 0
     try:
-        return train(megatron(2, sequence=True), PACKED)
+        seen = train(megatron(2, sequence=True), PACKED)
+        assert {queries < keys for queries, keys in asked} == {True, False}  # in the last block targets alone ask
+        return seen
     finally:
-        library.choose_engine = kept
+        library.choose_engine, te.KERNELS, layout.TABLE_UP_TO = kept
         del sys.modules["transformer_engine"], sys.modules[stand_in.__name__]
 
 
