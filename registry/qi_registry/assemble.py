@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from qi_core.encoder import Encoders
     from qi_core.generate import Painter
     from qi_core.objective import Objective
-    from qi_core.parallel import ParallelComponent, Strategy
+    from qi_core.parallel import ParallelComponent, Strategy, Team
     from qi_core.run import Evaluating, Run
     from qi_core.shadow import Shadow
     from qi_core.shards import Held
@@ -51,7 +51,7 @@ def assemble(recipe: Recipe, folder: Path, strategy: Strategy | None = None) -> 
     store = recipe.store.build(folder, strategy.team)
     newest = strategy.team.send(store.latest())  # one answer for all ranks
     saved = None if newest is None else store.load(newest)
-    base = None if recipe.adapter is None else _kept_base(recipe, folder, begun=saved is not None)
+    base = None if recipe.adapter is None else _kept_base(recipe, folder, strategy.team, saved is not None)
     loads = recipe.init != "" or (saved if recipe.adapter is None else base) is not None
     place = _place(recipe, folder, strategy, _trained_in(recipe, strategy) if loads else None)
     encoders = _encoders(recipe, place)
@@ -128,13 +128,14 @@ def _trained_in(recipe: Recipe, strategy: Strategy) -> torch.dtype:
     return torch.float32 if recipe.adapter is None else strategy.dtype
 
 
-def _kept_base(recipe: Recipe, folder: Path, begun: bool) -> Checkpoint | None:
+def _kept_base(recipe: Recipe, folder: Path, team: Team, begun: bool) -> Checkpoint | None:
     """The denoiser that an adapter's run keeps. Before a first checkpoint one of another ``init`` is not meant any
     more: it is left by a start that failed."""
-    store = base_store(recipe, folder)
-    if store.latest() is None:
+    store = base_store(recipe, folder, team)
+    newest = team.send(store.latest())  # one answer for all ranks: the first may soon be writing it
+    if newest is None:
         return None
-    kept = store.load()
+    kept = store.load(newest)
     return kept if begun or by_key(kept.recipe).get("init", "") == recipe.init else None
 
 

@@ -16,6 +16,7 @@ from qi_registry.recipe import Recipe
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from qi_core.parallel import Team
     from qi_core.store import Store
 
 AVERAGED, TRAINED = "ema", "model"
@@ -32,9 +33,9 @@ class Weights(NamedTuple):
     """By name, each read (or made) when it is asked for."""
 
 
-def base_store(recipe: Recipe, folder: Path) -> Store:
-    """Where a run keeps the denoiser that its adapter adapts."""
-    return recipe.store.build(folder / "base")
+def base_store(recipe: Recipe, folder: Path, team: Team | None = None) -> Store:
+    """Where a run keeps the denoiser that its adapter adapts. ``team``: the ranks that read it together."""
+    return recipe.store.build(folder / "base", team)
 
 
 def stored(recipe: Recipe, folder: Path, group: str = AVERAGED) -> Weights:

@@ -105,6 +105,21 @@ def test_what_is_exported_is_to_the_byte_what_a_single_process_saves(unbroken: P
 
 
 @pytest.mark.slow
+def test_ranks_and_one_process_share_the_denoiser_that_an_adapter_adapts(
+    crew: Crew, recipe: Path, tmp_path: Path
+) -> None:
+    lora = ("--set", 'adapter={name="lora",rank=2,targets=["*"]}')
+    alone, folder = tmp_path / "alone", tmp_path / "run"
+    here("run", recipe, "--folder", alone, *lora, "--set", "parallel=single", "--set", "train.steps=6")
+    for step in (2, 4):
+        ranks = crew.ranks("run", recipe, "--folder", folder, *lora, "--set", f"train.steps={step}")
+        assert [rank.wait() for rank in ranks] == [0, 0]
+    here("run", recipe, "--folder", folder, *lora, "--set", "parallel=single", "--set", "train.steps=6")
+    assert losses(folder) == pytest.approx(losses(alone), rel=1e-5)
+    assert tensors(folder / "base") == tensors(alone / "base"), "it is written once, and by the first rank"
+
+
+@pytest.mark.slow
 def test_a_checkpoint_of_another_architecture_is_told_once(
     crew: Crew, recipe: Path, unbroken: Path, tmp_path: Path
 ) -> None:
