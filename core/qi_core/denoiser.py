@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
 from attrs import frozen
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from qi_core.place import Place
 
 Split: TypeAlias = Literal["rows", "columns", "heads", "gathered", "partial", "replicated"]
+DIMENSION: Mapping[Split, int] = {"rows": 1, "columns": 0, "heads": 0, "gathered": 0}
+"""Along which dimension of a weight or bias its parts lie; the others are held whole."""
 
 
 @frozen(kw_only=True)
@@ -55,6 +58,14 @@ class Sharding:
     """Where tokens may be divided too; the network is ``Stretched`` then."""
     blocks: str
     """Name of the module list of repeated blocks (what a strategy wraps, compiles or checkpoints one by one)."""
+
+    def split(self, name: str) -> Split:
+        """Of a parameter. The last pattern that matches counts: an adapter's come after the model's."""
+        found: Split = "replicated"
+        for pattern, split in self.weights.items():
+            if fnmatchcase(name, pattern):
+                found = split
+        return found
 
 
 class Packed(Protocol):

@@ -58,3 +58,12 @@ def dtype(asked: str, device: torch.device) -> torch.dtype:
             '(Ampere or newer was wanted); use precision = "fp32"'
         )
     return torch.bfloat16 if asked == "bf16" else torch.float32
+
+
+def settle(device: torch.device, dtype: torch.dtype, threads: int) -> None:
+    """Of this process: products in float32 are float32's (TF32 keeps ten bits of 23), an operation on the CPU takes so
+    many threads (0: torch's choice)."""
+    if device.type == "cuda" and dtype == torch.float32:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    if threads:
+        torch.set_num_threads(threads)

@@ -99,11 +99,15 @@ class Layout:
         return self.replicas * self.tensor
 
 
+def divisors(number: int) -> str:
+    """All of them, for a message."""
+    return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)
+
+
 def replicas_of(ranks: int, tensor: int) -> int:
     """Data-parallel ranks of a tensor-parallel degree. Raises QiError if it does not divide the ranks."""
     if ranks % tensor:
-        degrees = ", ".join(str(n) for n in range(1, ranks + 1) if ranks % n == 0)
-        raise QiError(f"parallel.tensor: {tensor} does not divide {ranks} ranks; set it to one of {degrees}")
+        raise QiError(f"parallel.tensor: {tensor} does not divide {ranks} ranks; set it to one of {divisors(ranks)}")
     return ranks // tensor
 
 

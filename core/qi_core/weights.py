@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from qi_core.errors import QiError
 
 if TYPE_CHECKING:
+    from attrs import Attribute
     from torch import Tensor, nn
 
     from qi_core.tensorfiles import Form
@@ -17,6 +18,12 @@ NO_FLOAT16 = (
     "activations of these models leave float16's range (65504), which gives NaN or black pictures; "
     "use bfloat16 or float32"
 )
+
+
+def not_float16(instance: object, attribute: Attribute[str], value: str) -> None:
+    """A validator of a setting that names a precision."""
+    if value in ("fp16", "float16", "half"):
+        raise ValueError(f"'{attribute.name}' {value!r} is refused: {NO_FLOAT16}")
 
 
 def _some(names: Sequence[str]) -> str:

@@ -97,10 +97,7 @@ class LiveLoRA:
         outputs divides B, and A gets a part of its gradient."""
         weights: dict[str, Split] = dict(of_model.weights)
         for name in self.layers:
-            split: Split = "replicated"
-            for pattern, of_matching in of_model.weights.items():
-                if fnmatchcase(f"{name}.weight", pattern):
-                    split = of_matching
+            split = of_model.split(f"{name}.weight")
             if split == "rows":
                 weights[f"{name}.{A}"], weights[f"{name}.{B}"] = "rows", "partial"
             elif split in ("columns", "heads", "gathered"):

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from attrs import Attribute, field, frozen, validators
+from attrs import field, frozen, validators
 
-from qi_core.weights import NO_FLOAT16
+from qi_core.weights import not_float16
 
 if TYPE_CHECKING:
     from qi_core import Strategy
     from qi_core.planning import Layout
-
-
-def _not_fp16(instance: object, attribute: Attribute[str], value: str) -> None:
-    if value in ("fp16", "float16", "half"):
-        raise ValueError(f"'{attribute.name}' {value!r} is refused: {NO_FLOAT16}")
 
 
 @frozen(kw_only=True)
@@ -27,7 +22,7 @@ class Fsdp:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``cuda``: each process takes the GPU of its local rank; ranks on the CPU talk over gloo. ``auto``: GPUs if there
     are some."""
-    precision: str = field(default="auto", validator=[_not_fp16, validators.in_(("auto", "fp32", "bf16"))])
+    precision: str = field(default="auto", validator=[not_float16, validators.in_(("auto", "fp32", "bf16"))])
     """``fp32``, ``bf16`` (weights are gathered in bfloat16 and products made in it; gradients are summed over ranks in
     float32), or ``auto``: bf16 on a GPU that has it, else fp32."""
     shard: int = field(default=0, validator=validators.ge(0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import field, frozen, validators
 
 from qi_core import QiError
-from qi_core.planning import replicas_of
+from qi_core.planning import divisors, replicas_of
 
 
 @frozen(kw_only=True)
@@ -24,7 +24,7 @@ class Grid:
         """As the settings say. Raises QiError where degrees don't divide the ranks."""
         replicas = replicas_of(ranks, tensor)
         if shard and replicas % shard:
-            sizes = ", ".join(str(n) for n in range(1, replicas + 1) if replicas % n == 0)
+            sizes = divisors(replicas)
             raise QiError(
                 f"parallel.shard: {shard} does not divide {replicas} replicas; set it to one of {sizes}, or 0"
             )

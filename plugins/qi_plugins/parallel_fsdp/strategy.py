@@ -37,10 +37,7 @@ class LiveFsdp:
         self.device = devices.device(settings.device, here.local_rank)
         self.dtype = devices.dtype(settings.precision, self.device)
         self._refuse()
-        if self.device.type == "cuda" and self.dtype == torch.float32:
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
+        devices.settle(self.device, self.dtype, settings.threads)
         self._shards = self._grid.divides or settings.offload
         self._alone = here.ranks == 1 and not self._shards
         self.timeout = 0.0 if self._alone else settings.timeout

@@ -18,13 +18,11 @@ from attrs import frozen
 from torch import Tensor, nn
 
 from qi_core import QiError
+from qi_core.denoiser import DIMENSION
+from qi_core.planning import divisors
 
 if TYPE_CHECKING:
     from qi_core import DenoiserModule, Sharding
-    from qi_core.denoiser import Split
-
-DIMENSION: Mapping[Split, int] = {"rows": 1, "columns": 0, "heads": 0, "gathered": 0}
-"""Along which dimension of a tensor its parts lie. Others are not divided."""
 
 
 @frozen(kw_only=True)
@@ -42,12 +40,11 @@ def divide(model: DenoiserModule, sharding: Sharding, rank: int, group: dist.Pro
     be divided by the number of ranks."""
     degree = group.size()
     if sharding.heads % degree:
-        degrees = ", ".join(str(n) for n in range(1, sharding.heads + 1) if sharding.heads % n == 0)
         raise QiError(
             f"parallel.tensor: {degree} does not divide the denoiser's {sharding.heads} attention heads; "
-            f"set it to one of {degrees}"
+            f"set it to one of {divisors(sharding.heads)}"
         )
-    splits = {name: _split(sharding, name) for name, _ in model.named_parameters()}
+    splits = {name: sharding.split(name) for name, _ in model.named_parameters()}
     dimensions = {name: DIMENSION[split] for name, split in splits.items() if split in DIMENSION}
     for name, parameter in model.named_parameters():
         if name in dimensions:
@@ -61,10 +58,6 @@ def divide(model: DenoiserModule, sharding: Sharding, rank: int, group: dist.Pro
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     partial = frozenset(name for name in trained if splits[name] == "partial")
     return Divided(dimensions=dimensions, partial=partial)
-
-
-def _split(sharding: Sharding, name: str) -> Split:
-    return next((split for pattern, split in sharding.weights.items() if fnmatchcase(name, pattern)), "replicated")
 
 
 def _part(name: str, whole: Tensor, dimension: int, rank: int, degree: int) -> Tensor:

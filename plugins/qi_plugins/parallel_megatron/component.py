@@ -6,16 +6,11 @@ from typing import TYPE_CHECKING, Literal
 
 from attrs import Attribute, field, frozen, validators
 
-from qi_core.weights import NO_FLOAT16
+from qi_core.weights import not_float16
 
 if TYPE_CHECKING:
     from qi_core import Strategy
     from qi_core.planning import Layout
-
-
-def _not_fp16(instance: object, attribute: Attribute[str], value: str) -> None:
-    if value in ("fp16", "float16", "half"):
-        raise ValueError(f"'{attribute.name}' {value!r} is refused: {NO_FLOAT16}")
 
 
 def _fp8(instance: Megatron, attribute: Attribute[bool], value: bool) -> None:
@@ -42,7 +37,7 @@ class Megatron:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``cuda``: this process's GPU of those in the machine. megatron-core trains on GPUs alone, so ``auto`` is that
     too."""
-    precision: str = field(default="auto", validator=[_not_fp16, validators.in_(("auto", "fp32", "bf16"))])
+    precision: str = field(default="auto", validator=[not_float16, validators.in_(("auto", "fp32", "bf16"))])
     """Of weights and products: ``fp32``, ``bf16`` (the optimizer keeps fp32 weights beside), or ``auto``: bf16 where
     the GPU has it."""
     tensor: int = field(default=1, validator=validators.gt(0))

@@ -36,15 +36,13 @@ from megatron.core.tensor_parallel.mappings import all_gather_last_dim_from_tens
 from torch import Tensor, nn
 
 from qi_core import QiError
-from qi_core.denoiser import Stretched
+from qi_core.denoiser import DIMENSION, Stretched
+from qi_core.planning import divisors
 from qi_plugins.parallel_megatron.library import Grid, model_config
 
 if TYPE_CHECKING:
     from qi_core import DenoiserModule, Sharding
     from qi_core.denoiser import Split
-
-DIVIDED: dict[str, int] = {"rows": 1, "columns": 0, "heads": 0, "gathered": 0}
-"""Along which dimension."""
 
 
 @frozen(kw_only=True)
@@ -72,14 +70,14 @@ def divide(
     ``device``: where it will compute; nothing is brought there. ``te``: linear layers and attention are
     TransformerEngine's. ``sequence``: tokens are divided too. Raises QiError where the model cannot be divided so.
     """
-    splits = {name: _split(sharding, name) for name, _ in model.named_parameters()}
+    splits = {name: sharding.split(name) for name, _ in model.named_parameters()}
     _check(model, sharding, splits, grid.split)
     stretched = divide_tokens(model, sharding, grid) if sequence else ()
     cuts = {name: _cut(split) for name, split in splits.items()}
     for name, module in list(model.named_modules()):
         ways = Ways(grid=grid, sequence=any(name.startswith(f"{block}.") for block in stretched))
         split = splits.get(f"{name}.weight", "replicated")
-        if split in DIVIDED:
+        if split in DIMENSION:
             assert isinstance(module, nn.Linear)
             if split == "rows" and ways.sequence and module.bias is not None:
                 cuts[f"{name}.bias"] = Cut(partial=True)  # added to this rank's tokens
@@ -121,17 +119,8 @@ def _put(model: nn.Module, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(owner), leaf, module)
 
 
-def _split(sharding: Sharding, name: str) -> Split:
-    """The last pattern that matches: an adapter's come after the model's."""
-    found: Split = "replicated"
-    for pattern, split in sharding.weights.items():
-        if fnmatchcase(name, pattern):
-            found = split
-    return found
-
-
 def _cut(split: Split) -> Cut:
-    return Cut(dim=DIVIDED.get(split), partial=split == "partial")
+    return Cut(dim=DIMENSION.get(split), partial=split == "partial")
 
 
 def _check(model: DenoiserModule, sharding: Sharding, splits: dict[str, Split], degree: int) -> None:
@@ -139,13 +128,12 @@ def _check(model: DenoiserModule, sharding: Sharding, splits: dict[str, Split], 
     if degree == 1:
         return
     if "heads" in splits.values() and sharding.heads % degree:
-        degrees = ", ".join(str(n) for n in range(1, sharding.heads + 1) if sharding.heads % n == 0)
         raise QiError(
             f"parallel.tensor: {degree} does not divide the {sharding.heads} attention heads of this denoiser; "
-            f"set it to one of {degrees}"
+            f"set it to one of {divisors(sharding.heads)}"
         )
     for name, parameter in model.named_parameters():
-        dim = DIVIDED.get(splits[name])
+        dim = DIMENSION.get(splits[name])
         if dim is not None and (dim >= parameter.ndim or parameter.shape[dim] % degree):
             raise QiError(
                 f"parallel.tensor: {degree} does not divide {name}, {tuple(parameter.shape)}, by {splits[name]}; "

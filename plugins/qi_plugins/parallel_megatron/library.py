@@ -13,6 +13,7 @@ import torch.distributed as dist
 from attrs import frozen
 
 from qi_core import QiError
+from qi_core.planning import replicas_of
 from qi_core.team import MARGIN
 
 if TYPE_CHECKING:
@@ -97,10 +98,7 @@ def make_grid(tensor: int, timeout: float) -> Grid:
     """Ranks of a replica are neighbours: rank = replica * tensor + tensor rank. Raises QiError if it doesn't fit."""
     from megatron.core import parallel_state
 
-    ranks = dist.get_world_size()
-    if ranks % tensor:
-        degrees = ", ".join(str(n) for n in range(1, ranks + 1) if ranks % n == 0)
-        raise QiError(f"parallel.tensor: {tensor} does not divide {ranks} ranks; set it to one of {degrees}")
+    replicas_of(dist.get_world_size(), tensor)
     if parallel_state.model_parallel_is_initialized():
         parallel_state.destroy_model_parallel()
     parallel_state.initialize_model_parallel(

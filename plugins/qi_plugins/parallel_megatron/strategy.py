@@ -32,10 +32,7 @@ class LiveMegatron:
         self.dtype = devices.dtype(settings.precision, self.device)
         self._te = library.choose_engine(settings.engine, settings.fp8, self.device)
         self._fp8, self._overlap, self._sequence = settings.fp8, settings.overlap, settings.sequence
-        if self.device.type == "cuda" and self.dtype == torch.float32:
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
+        devices.settle(self.device, self.dtype, settings.threads)
         self.timeout = settings.timeout
         self.team = join(self.device, settings.timeout)
         self._grid = library.make_grid(settings.tensor, settings.timeout)

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attrs import Attribute, field, frozen, validators
+from attrs import field, frozen, validators
 
-from qi_core.weights import NO_FLOAT16
+from qi_core.weights import not_float16
 
 if TYPE_CHECKING:
     from qi_core import Strategy
     from qi_core.planning import Layout
-
-
-def _not_fp16(instance: object, attribute: Attribute[str], value: str) -> None:
-    if value in ("fp16", "float16", "half"):
-        raise ValueError(f"'{attribute.name}' {value!r} is refused: {NO_FLOAT16}")
 
 
 @frozen(kw_only=True)
@@ -24,7 +19,7 @@ class Single:
 
     device: str = field(default="auto", validator=validators.matches_re(r"auto|cpu|cuda(:\d+)?"))
     """``cpu``, ``cuda``, ``cuda:1``, ...; ``auto`` takes the first GPU, or else the CPU."""
-    precision: str = field(default="auto", validator=[_not_fp16, validators.in_(("auto", "fp32", "bf16"))])
+    precision: str = field(default="auto", validator=[not_float16, validators.in_(("auto", "fp32", "bf16"))])
     """``fp32`` (on a GPU without TF32, which keeps ten bits of 23), ``bf16`` (autocast: matrix products in bfloat16),
     or ``auto``: bf16 on a GPU that has it, else fp32."""
     compile: bool = False

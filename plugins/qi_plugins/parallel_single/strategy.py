@@ -30,12 +30,9 @@ class LiveSingle:
         self.device = devices.device(settings.device)
         self.dtype = devices.dtype(settings.precision, self.device)
         self._compile = settings.compile
-        if self.device.type == "cuda" and self.dtype == torch.float32:
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         if settings.compile and self.device.type == "cpu":
             devices.need_compiler()
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
+        devices.settle(self.device, self.dtype, settings.threads)
 
     def place(self, model: DenoiserModule, sharding: Sharding | None = None) -> DenoiserModule:
         """On the device, trained weights in float32, blocks compiled one by one.

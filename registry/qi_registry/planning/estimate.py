@@ -6,7 +6,6 @@ What is counted is told in docs/plan.md, with what each formula was held against
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from math import ceil, prod
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -14,7 +13,7 @@ from weakref import WeakKeyDictionary
 from attrs import frozen
 
 from qi_core.errors import QiError
-from qi_core.planning import Costs, Layout, Tokens, Transfer
+from qi_core.planning import Costs, Layout, Tokens, Transfer, divisors
 from qi_registry.planning.cards import GB, GIB, Card
 
 if TYPE_CHECKING:
@@ -129,16 +128,14 @@ class Estimate:
 def values(network: DenoiserModule, sharding: Sharding, tensor: int) -> Values:
     """Counted by name and shape, as the sharding says. Raises QiError for a degree that does not divide the heads."""
     if sharding.heads % tensor:
-        degrees = ", ".join(str(n) for n in range(1, sharding.heads + 1) if sharding.heads % n == 0)
         raise QiError(
             f"parallel.tensor: {tensor} does not divide the denoiser's {sharding.heads} heads; "
-            f"set it to one of {degrees}"
+            f"set it to one of {divisors(sharding.heads)}"
         )
     trained = frozen_ = matrices = outside = total = 0
     blocks: dict[str, int] = {}
     for name, parameter in network.named_parameters():
-        splits = ["replicated", *(split for pattern, split in sharding.weights.items() if fnmatchcase(name, pattern))]
-        split = splits[-1]  # an adapter's patterns come after the model's
+        split = sharding.split(name)
         whole = prod(parameter.shape)
         held = whole if split in ("replicated", "partial") else ceil(whole / tensor)
         total += whole
