@@ -46,7 +46,7 @@ class Folders:
             for group, names in rank.items():
                 for name, parts in names.items():
                     for part in parts:
-                        whole = found.setdefault(group, {}).setdefault(name, torch.empty(part.shape))
+                        whole = found.setdefault(group, {}).setdefault(name, torch.full(part.shape, torch.nan))
                         whole[part.slices] = part.tensor
         return found
 
