@@ -60,24 +60,8 @@ def refuse_unusable(forms: Mapping[str, Form], where: str) -> None:
             raise QiError(f"{where}: {name} is {form.dtype}; want bfloat16 or float32; get the original weights")
 
 
-def load_weights(
-    module: nn.Module,
-    tensors: Mapping[str, Tensor],
-    where: str,
-    advice: str,
-    names: Sequence[str] | None = None,
-) -> None:
-    """Copy tensors into a module one at a time, after all names and shapes are found equal.
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], where: str, advice: str) -> None:
+    """Copy tensors into a module one at a time, after all names and shapes are found equal."""
+    from qi_core.shards import Whole, fill_all
 
-    ``names``: those of the module's weights that are meant; all if unsaid.
-    """
-    import torch
-
-    from qi_core.tensorfiles import forms
-
-    own = module.state_dict()
-    own = own if names is None else {name: own[name] for name in names}
-    refuse_mismatch({name: tensor.shape for name, tensor in own.items()}, forms(tensors), where, advice)
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(tensors[name])
+    fill_all(Whole(module), tensors, where, advice, list(module.state_dict()))
