@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from qi_core.data import Examples as Examples
     from qi_core.data import Grid as Grid
     from qi_core.data import Latents as Latents
+    from qi_core.data import Origin as Origin
     from qi_core.data import Pair as Pair
     from qi_core.data import Pairs as Pairs
     from qi_core.data import Sample as Sample
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from qi_core.evaluation import Evaluation as Evaluation
     from qi_core.evaluation import EvaluationComponent as EvaluationComponent
     from qi_core.evaluation import Validation as Validation
+    from qi_core.filter import Filter as Filter
+    from qi_core.filter import FilterComponent as FilterComponent
     from qi_core.generate import Painter as Painter
     from qi_core.hooks import hookimpl as hookimpl
     from qi_core.models import Models as Models
@@ -78,8 +81,10 @@ if TYPE_CHECKING:
     from qi_core.shards import Whole as Whole
     from qi_core.shards import fill as fill
     from qi_core.source import OnPolicy as OnPolicy
+    from qi_core.source import Planned as Planned
     from qi_core.source import Source as Source
     from qi_core.source import SourceComponent as SourceComponent
+    from qi_core.source import Ticket as Ticket
     from qi_core.stochastic import Window as Window
     from qi_core.store import Checkpoint as Checkpoint
     from qi_core.store import Store as Store
@@ -97,12 +102,13 @@ if TYPE_CHECKING:
 _HOME = {
     "adapter": ("Adapter", "AdapterComponent"),
     "command": ("Command",),
-    "data": ("Batch", "Condition", "Examples", "Grid", "Latents", "Pair", "Pairs", "Sample", "Samples", "StoredError"),
+    "data": ("Batch", "Condition", "Examples", "Grid", "Latents", "Origin", "Pair", "Pairs", "Sample", "Samples", "StoredError"),
     "denoiser": ("Denoiser", "DenoiserComponent", "DenoiserModule", "Sharding"),
     "dice": ("Dice",),
     "encoder": ("Autoencoder", "Conditioner", "Encoders"),
     "errors": ("QiError", "RecipeError"),
     "evaluation": ("Evaluation", "EvaluationComponent", "Validation"),
+    "filter": ("Filter", "FilterComponent"),
     "generate": ("Painter",),
     "hooks": ("hookimpl",),
     "models": ("Models",),
@@ -116,7 +122,7 @@ _HOME = {
     "settings": ("Guidance", "Preview", "Shift", "Train"),
     "shadow": ("Average", "Fixed", "Ramp", "Refreshed", "Rule", "Shadow", "Shadowed"),
     "shards": ("Held", "Part", "Whole", "fill"),
-    "source": ("OnPolicy", "Source", "SourceComponent"),
+    "source": ("OnPolicy", "Planned", "Source", "SourceComponent", "Ticket"),
     "stochastic": ("Window",),
     "store": ("Checkpoint", "Store", "StoreComponent"),
     "tracker": (

@@ -151,6 +151,19 @@ class Condition:
         )
 
 
+@frozen(kw_only=True)
+class Origin:
+    """A picture as it was stored, before it was made to fit."""
+
+    height: int
+    """Pixels, as it is seen (upright)."""
+    width: int
+    bytes: int
+    """Of its file."""
+    turned: bool = False
+    """Whether EXIF says that it was stored on its side, upside down or mirrored."""
+
+
 @frozen(kw_only=True, eq=False)
 class Sample:
     """One picture and what is said about it, before any encoder."""
@@ -167,6 +180,8 @@ class Sample:
     """The string drawn in the picture, where the source knows it."""
     category: str = ""
     """Where it stands in a hierarchy of categories (``people/portrait``), where the source knows it."""
+    origin: Origin | None = None
+    """What it was before; None for pictures that were made just now."""
 
 
 @runtime_checkable

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from qi_core.denoiser import DenoiserComponent
     from qi_core.encoder import Autoencoder, Conditioner
     from qi_core.evaluation import EvaluationComponent
+    from qi_core.filter import FilterComponent
     from qi_core.objective import Objective
     from qi_core.optimizer import OptimizerComponent
     from qi_core.parallel import ParallelComponent
@@ -96,6 +97,11 @@ def qi_evaluations() -> Mapping[str, type[EvaluationComponent]]:  # type: ignore
 @hookspec
 def qi_rewards() -> Mapping[str, type[RewardComponent]]:  # type: ignore[empty-body]
     """What a picture is worth."""
+
+
+@hookspec
+def qi_filters() -> Mapping[str, type[FilterComponent]]:  # type: ignore[empty-body]
+    """What a sample must have to be trained on."""
 
 
 @hookspec

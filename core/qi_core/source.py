@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from qi_core.place import Place
 
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from qi_core.models import Models
 
 B_co = TypeVar("B_co", covariant=True)
+
+Ticket: TypeAlias = tuple[int, ...]
+"""Stands for a sample that is not made yet: whole numbers that mean something to its source alone."""
 
 
 class Source(Protocol[B_co]):
@@ -32,6 +35,39 @@ class Source(Protocol[B_co]):
 
     def report(self) -> dict[str, int]:
         """What was skipped so far, by reason. Nothing is dropped silently."""
+        ...
+
+
+@runtime_checkable
+class Planned(Protocol):
+    """A live source whose samples can be made anywhere: which ones come next is decided in one place and costs little,
+    and each is made, in any thread, process or machine that has built the same source, from its ticket alone.
+
+    ``qi_core.drawing.drawn`` is the ``draw`` of such a source.
+    """
+
+    gives: type
+    """The type of batch; made of ``items`` and ``slots``, as ``Samples`` is."""
+
+    def plan(self, count: int) -> list[Ticket]:
+        """The next ``count`` samples, in order; the position moves on. Opens nothing."""
+        ...
+
+    def cost(self, ticket: Ticket) -> int:
+        """About how many pixels it will have, references included: replicas get equally many."""
+        ...
+
+    def called(self, ticket: Ticket) -> str:
+        """Its key, before it is made."""
+        ...
+
+    def make(self, ticket: Ticket) -> Any:
+        """The sample: the same for the same ticket, always. Raises Unusable if it can't be."""
+        ...
+
+    def other(self, ticket: Ticket, attempt: int) -> Ticket:
+        """Who stands in for a sample that can't be used, at the first, second ... attempt. Raises QiError when nothing
+        usable is left."""
         ...
 
 

@@ -109,6 +109,14 @@ KINDS = {
             "What a picture is worth.",
             section=False,
         ),
+        Kind(
+            "filter",
+            "qi_filters",
+            "qi_core.filter.FilterComponent",
+            ("build",),
+            "What a sample must have to be trained on.",
+            section=False,
+        ),
     )
 }
 SECTIONS = {name: kind for name, kind in KINDS.items() if kind.section}

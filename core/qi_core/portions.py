@@ -1,0 +1,43 @@
+"""A step's batch in portions: what is ordered from whoever makes samples, and what comes back."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from qi_core.data import Batch
+from qi_core.source import Ticket
+
+
+@frozen(kw_only=True)
+class Order:
+    """A portion of one step's batch. Who carries it out needs nothing else, and gives the same answer every time."""
+
+    spec: str
+    """Names the settings that it is made by (a digest); whoever has others refuses."""
+    step: int
+    """Updates done before the one that it is for."""
+    number: int
+    """Which portion of the step's."""
+    tickets: tuple[Ticket, ...]
+    slots: tuple[int, ...]
+    """The place of each sample in the step's batch."""
+
+
+@frozen(kw_only=True)
+class Lost:
+    """A sample that could not be used, in whose place another one came."""
+
+    key: str
+    reason: str
+    detail: str
+    rejected: bool = False
+    """By a filter, and not since it is broken."""
+
+
+@frozen(kw_only=True, eq=False)
+class Portion:
+    """An order, carried out."""
+
+    batch: Batch
+    """Samples as the source gives them, or encoded as the objective takes them."""
+    lost: tuple[Lost, ...] = ()
