@@ -20,6 +20,7 @@ BUILT_IN = {
     "check": "qi_registry.verbs.check:Check",
     "plan": "qi_registry.verbs.plan:Plan",
     "reward": "qi_registry.verbs.reward:Reward",
+    "data": "qi_registry.verbs.data:Data",
     "bench": "qi_registry.verbs.bench:Bench",
     "list": "qi_registry.verbs.list:List",
     "describe": "qi_registry.verbs.describe:Describe",
