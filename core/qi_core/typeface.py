@@ -45,6 +45,20 @@ def locate(font: str) -> Path:
     return path
 
 
+def spelt_out(fonts: Iterable[str]) -> tuple[str, ...]:
+    """The fonts named, each once; "system" stands for every one found on this machine. Raises QiError if one is not
+    there, or none is left."""
+    named: dict[str, None] = {}
+    for font in fonts:
+        if font == "system":
+            named.update(dict.fromkeys(str(path) for path in found().values()))
+        else:
+            named[str(locate(font)) if font != SHIPPED else font] = None
+    if not named:
+        raise QiError(f"fonts {list(fonts)}: none found; name {SHIPPED!r} or a file")
+    return tuple(named)
+
+
 @lru_cache(maxsize=256)
 def load(font: str, size: int) -> ImageFont.FreeTypeFont:
     """A font at a size in pixels a em, ready to draw. Basic layout: the same on machines with and without Raqm."""
