@@ -102,7 +102,10 @@ if TYPE_CHECKING:
 _HOME = {
     "adapter": ("Adapter", "AdapterComponent"),
     "command": ("Command",),
-    "data": ("Batch", "Condition", "Examples", "Grid", "Latents", "Origin", "Pair", "Pairs", "Sample", "Samples", "StoredError"),
+    "data": (
+        "Batch", "Condition", "Examples", "Grid", "Latents", "Origin", "Pair", "Pairs", "Sample", "Samples",
+        "StoredError",
+    ),
     "denoiser": ("Denoiser", "DenoiserComponent", "DenoiserModule", "Sharding"),
     "dice": ("Dice",),
     "encoder": ("Autoencoder", "Conditioner", "Encoders"),

@@ -77,6 +77,11 @@ def size_of(image: Any) -> Size:
     return Size(height=image.height, width=image.width)
 
 
+def is_turned(image: Any) -> bool:
+    """Whether it is stored on its side, upside down or mirrored."""
+    return _orientation(image) in _UPRIGHT
+
+
 def refuse_misfit(picture: Size, target: Size, enlarge: bool, max_cropped: float) -> None:
     """Raises Unusable if the picture would have to be enlarged for its target, or too large a share of it cut off."""
     told = f"{picture.width}x{picture.height} for {target.width}x{target.height}"

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from math import lcm
 from typing import Any
+
+from qi_core.source import Ticket
 
 BLOCK = 64
 """Samples over which shares are exact; a checkpoint's position counts in it."""
@@ -85,6 +87,13 @@ class Turns:
             self._begin(self._block + 1, [count + given[i] for i, count in enumerate(self._counts)], 0)
         self._slot += 1
         return self._picks[self._slot - 1]
+
+
+def in_turn(order: Sequence[int], plan: Callable[[int, int], list[Ticket]]) -> list[Ticket]:
+    """The tickets of a source made of parts: ``order`` says whose turn each is, ``plan(part, count)`` gives a part's
+    own next ones; the part's number stands before them."""
+    planned = {part: iter(plan(part, count)) for part, count in sorted(Counter(order).items())}
+    return [(part, *next(planned[part])) for part in order]
 
 
 def _written(weight: float | Fraction) -> float | str:

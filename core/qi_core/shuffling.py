@@ -6,17 +6,19 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from attrs import frozen
 
+from qi_core.drawing import Passed, drawn
 from qi_core.errors import QiError
 from qi_core.pixels import Unusable, prepare
 from qi_core.skipped import Skip, Skipped
+from qi_core.source import Ticket
 
 _AT_ONCE = 4096  # entries handed to the pool together: bounds what a set of millions holds in flight
-_PATIENCE = 1000  # unusable entries in a row after which something larger must be wrong (a disk that is gone)
 
 
 class Keyed(Protocol):
@@ -51,10 +53,7 @@ class Fingerprint:
 
 
 class Deck(Generic[E]):
-    """The order of one data set and the place in it: position p of epoch e is one entry of that epoch's permutation.
-
-    Entries that prove broken are remembered and passed over from then on.
-    """
+    """The order of one data set and the place in it: position p of epoch e is one entry of that epoch's permutation."""
 
     def __init__(
         self,
@@ -63,48 +62,49 @@ class Deck(Generic[E]):
         entries: Sequence[E],
         fingerprint: Fingerprint,
         seed: int,
-        skip: Skip,
         changed: Literal["refuse", "next-epoch"],
     ) -> None:
         """``where``: what messages call it, such as ``source.path = 'photos'``."""
         self._where, self._entries, self._fingerprint = where, entries, fingerprint
-        self._seed, self._skip, self._changed = seed, skip, changed
+        self._seed, self._changed = seed, changed
         self._epoch = self._index = 0
         self._order = permutation(seed, 0, len(entries))
-        self._broken: dict[int, str] = {}
-        """Reasons of entries that were found unusable after the scan, by number."""
+        self._broken: dict[int, Unusable] = {}
+        """What was found unusable, by number: it is not opened again. Changes nothing of what is drawn."""
 
     def __getitem__(self, number: int) -> E:
         return self._entries[number]
 
-    def next(self) -> tuple[int, int]:
-        """Epoch and number of the next entry not known to be broken. Raises QiError when all are."""
+    def plan(self, count: int) -> list[Ticket]:
+        """(epoch, number) of the next entries."""
+        return [self._next() for _ in range(count)]
+
+    def make(self, ticket: Ticket, make: Callable[[E, int], M]) -> M:
+        """What ``make`` makes of the entry in its epoch. Raises Unusable."""
+        epoch, number = ticket
+        if number in self._broken:
+            raise self._broken[number]
+        try:
+            return make(self._entries[number], epoch)
+        except Unusable as error:
+            self._broken[number] = error
+            raise
+
+    def other(self, ticket: Ticket, attempt: int) -> Ticket:
+        """An entry that stands in for one that is broken, in the same epoch. Raises QiError when all are broken."""
         if len(self._broken) == len(self._entries):
-            reasons = ", ".join(f"{count} {reason}" for reason, count in self.broken().most_common(3))
-            raise QiError(f"{self._where}: no usable sample is left ({reasons}); check the data")
-        while True:
-            if self._index == len(self._entries):
-                self._epoch, self._index = self._epoch + 1, 0
-                self._order = permutation(self._seed, self._epoch, len(self._entries))
-            number = int(self._order[self._index])
-            self._index += 1
-            if number not in self._broken:
-                return self._epoch, number
+            reasons = Counter(error.reason for error in list(self._broken.values())).most_common(3)
+            told = ", ".join(f"{count} {reason}" for reason, count in reasons)
+            raise QiError(f"{self._where}: no usable sample is left ({told}); check the data")
+        epoch, number = ticket
+        return epoch, number_of(f"{self._seed}/{epoch}/{number}/{attempt}/stands in") % len(self._entries)
 
-    def lose(self, number: int, error: Unusable, in_a_row: int) -> None:
-        """An entry proved broken. Raises QiError if so many have ``in_a_row`` that the cause must be another."""
-        if number not in self._broken:
-            self._broken[number] = error.reason
-            self._skip(self._entries[number].key, error.reason, error.detail)
-        if in_a_row == _PATIENCE:
-            raise QiError(
-                f"{self._where}: {in_a_row} samples in a row could not be used, the last because {error.reason} "
-                f"({error.detail}); check that the data is still there"
-            )
-
-    def broken(self) -> Counter[str]:
-        """How many were found unusable after the scan, by reason."""
-        return Counter(list(self._broken.values()))  # a list at once: another thread may be adding to it
+    def _next(self) -> Ticket:
+        if self._index == len(self._entries):
+            self._epoch, self._index = self._epoch + 1, 0
+            self._order = permutation(self._seed, self._epoch, len(self._entries))
+        self._index += 1
+        return self._epoch, int(self._order[self._index - 1])
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -113,7 +113,6 @@ class Deck(Generic[E]):
             "samples": len(self._entries),
             "keys": self._fingerprint.keys,
             "contents": self._fingerprint.contents,
-            "broken": [[number, reason] for number, reason in self._broken.items()],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -127,74 +126,64 @@ class Deck(Generic[E]):
             )
         if same_keys:
             self._epoch, self._index = state["epoch"], state["index"]
-            self._broken = dict(state["broken"])
         else:  # the place in an order of other samples means nothing
-            self._epoch, self._index, self._broken = state["epoch"] + 1, 0, {}
+            self._epoch, self._index = state["epoch"] + 1, 0
         self._order = permutation(self._seed, self._epoch, len(self._entries))
 
 
-def deal(wanted: Sequence[tuple[Deck[E], int]], make: Callable[[E, int], M], pool: ThreadPoolExecutor) -> list[list[M]]:
-    """So many samples of each deck, in the order of its entries, all made side by side in the pool's threads.
-
-    ``make`` makes the sample of an entry in an epoch and raises Unusable if that can't be. Raises QiError when nothing
-    usable is left.
-    """
-
-    def made(place: tuple[int, int, int]) -> M | Unusable:
-        at, epoch, number = place
-        try:
-            return make(wanted[at][0][number], epoch)
-        except Unusable as error:
-            return error
-
-    hands: list[list[M]] = [[] for _ in wanted]
-    lost = [0] * len(wanted)
-    while True:
-        # As many as are missing and no more, so that a position does not depend on the size of batches.
-        places = [(at, *deck.next()) for at, (deck, count) in enumerate(wanted) for _ in range(count - len(hands[at]))]
-        if not places:
-            return hands
-        for (at, _, number), sample in zip(places, pool.map(made, places), strict=True):
-            if isinstance(sample, Unusable):
-                lost[at] += 1
-                wanted[at][0].lose(number, sample, lost[at])
-            else:
-                hands[at].append(sample)
-                lost[at] = 0
-
-
 class Shuffled(Generic[E, M]):
-    """Endless passes over one data set.
+    """Endless passes over one data set: a source that plans.
 
-    ``make`` makes the sample of an entry in an epoch, in a thread of the pool; it raises Unusable if that can't be.
+    ``make`` makes the sample of an entry in an epoch, in any thread; it raises Unusable if that can't be. ``cost``:
+    about how many pixels it has.
     """
 
     def __init__(
         self,
         *,
+        gives: type,
         path: str,
         entries: Sequence[E],
         fingerprint: Fingerprint,
         make: Callable[[E, int], M],
+        cost: Callable[[E], int],
         seed: int,
         skipped: Skipped,
         changed: Literal["refuse", "next-epoch"],
         workers: int,
     ) -> None:
+        self.gives = gives
         self._deck = Deck(
             where=f"source.path = {path!r}",
             entries=entries,
             fingerprint=fingerprint,
             seed=seed,
-            skip=skipped,
             changed=changed,
         )
-        self._make, self._scanned = make, Counter(skipped.counts)
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="qi-source")
+        self._make, self._cost, self._workers = make, cost, workers
+        self._scanned, self._passed = Counter(skipped.counts), Passed(skipped)
 
-    def take(self, count: int) -> list[M]:
-        """The next ``count`` samples. Raises QiError when nothing usable is left."""
-        return deal([(self._deck, count)], self._make, self._pool)[0]
+    def plan(self, count: int) -> list[Ticket]:
+        return self._deck.plan(count)
+
+    def cost(self, ticket: Ticket) -> int:
+        return self._cost(self._deck[ticket[1]])
+
+    def called(self, ticket: Ticket) -> str:
+        return self._deck[ticket[1]].key
+
+    def make(self, ticket: Ticket) -> M:
+        return self._deck.make(ticket, self._make)
+
+    def other(self, ticket: Ticket, attempt: int) -> Ticket:
+        return self._deck.other(ticket, attempt)
+
+    def draw(self, count: int) -> Any:
+        return drawn(self, count, self._passed, self._pool)
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._workers, thread_name_prefix="qi-source")
 
     def state_dict(self) -> dict[str, Any]:
         return self._deck.state_dict()
@@ -203,7 +192,7 @@ class Shuffled(Generic[E, M]):
         self._deck.load_state_dict(state)
 
     def report(self) -> dict[str, int]:
-        return dict(self._scanned + self._deck.broken())
+        return dict(self._scanned + self._passed.counts)
 
 
 def scan(entries: Sequence[E], check: Callable[[E], bytes], workers: int, skip: Skip) -> Iterator[tuple[E, bytes]]:

@@ -46,8 +46,10 @@ class Planned(Protocol):
     ``qi_core.drawing.drawn`` is the ``draw`` of such a source.
     """
 
-    gives: type
-    """The type of batch; made of ``items`` and ``slots``, as ``Samples`` is."""
+    @property
+    def gives(self) -> type[Any]:
+        """The type of batch; made of ``items`` and ``slots``, as ``Samples`` is."""
+        ...
 
     def plan(self, count: int) -> list[Ticket]:
         """The next ``count`` samples, in order; the position moves on. Opens nothing."""

@@ -104,14 +104,15 @@ class Curated:
 
         stock: Stock
         label = self.images.path if self.images else "categories"
+        skipped = Skipped(place.folder, label)
         if self.images is not None:
-            fit = self.images.fit(place.seed, multiple)
-            stock = files(self, self.images, fit, Skipped(place.folder, label))
+            stock = files(self, self.images, self.images.fit(place.seed, multiple), skipped)
         else:
-            stock = sources(self, place, multiple, Skipped(place.folder, label))
+            stock = sources(self, place, multiple)
         found = self.shares(stock.counts)
         tell(place.folder, label, stock.counts, found)
-        return CuratedSource(stock, found, place.seed)
+        workers = self.images.workers if self.images else 1
+        return CuratedSource(stock, found, place.seed, workers, skipped)
 
     def shares(self, counts: Mapping[str, Fraction]) -> dict[str, Fraction]:
         """The share of each category, together 1, by how many samples there are of each."""

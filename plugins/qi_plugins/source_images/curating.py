@@ -7,22 +7,24 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from attrs import define, evolve, field, frozen
+from attrs import Factory, define, evolve, field, frozen
 from PIL import Image
 
 from qi_core.data import Sample, Samples
+from qi_core.drawing import Passed, drawn
 from qi_core.errors import QiError
 from qi_core.files import write_whole
 from qi_core.pixels import Unusable
 from qi_core.place import Place
 from qi_core.seat import seat
-from qi_core.shares import Turns
-from qi_core.shuffling import Deck, Fingerprint, deal, number_of, permutation
+from qi_core.shares import Turns, in_turn
+from qi_core.shuffling import Deck, Fingerprint, number_of, permutation
 from qi_core.skipped import Skip, Skipped
-from qi_core.source import Source
+from qi_core.source import Planned, Source, Ticket
 from qi_plugins.source_images.curated import Curated
 from qi_plugins.source_images.entry import Entry
 from qi_plugins.source_images.fit import Fit
@@ -30,8 +32,6 @@ from qi_plugins.source_images.images import Images
 from qi_plugins.source_images.quality import Quality
 
 UNCATEGORISED = "uncategorised"
-FRUITLESS = 1000
-"""Pictures of a source below the bar in a row before the run is told."""
 Make = Callable[[Entry, int], Sample]
 
 
@@ -50,16 +50,23 @@ def tell(folder: Path, label: str, counts: Mapping[str, Fraction], shares: Mappi
 
 
 class Stock(Protocol):
-    """The samples of every category, each endless and in an order of its own."""
+    """The samples of every category, each endless and in an order of its own. See ``qi_core.Planned``: a category's
+    tickets are its own, and stand here beside its number."""
 
     @property
     def counts(self) -> Mapping[str, Fraction]:
         """How many samples each category stands for, in the order of their numbers."""
         ...
 
-    def take(self, wanted: Mapping[int, int]) -> dict[int, list[Sample]]:
-        """The next samples of some categories: so many of each number."""
-        ...
+    def plan(self, category: int, count: int) -> list[Ticket]: ...
+
+    def cost(self, category: int, ticket: Ticket) -> int: ...
+
+    def called(self, category: int, ticket: Ticket) -> str: ...
+
+    def make(self, category: int, ticket: Ticket) -> Sample: ...
+
+    def other(self, category: int, ticket: Ticket, attempt: int) -> Ticket: ...
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -69,17 +76,39 @@ class Stock(Protocol):
 
 
 class CuratedSource:
-    """Which category gives the n-th sample depends on shares, seed and n; which of its samples, on the stock."""
+    """Which category gives the n-th sample depends on shares, seed and n; which of its samples, on the stock. A ticket
+    is the category's number before the category's own."""
 
-    def __init__(self, stock: Stock, shares: Mapping[str, Fraction], seed: int) -> None:
+    gives = Samples
+
+    def __init__(self, stock: Stock, shares: Mapping[str, Fraction], seed: int, workers: int, skip: Skip) -> None:
         self.shares = shares
         self._stock = stock
         self._turns = Turns(list(shares.values()), seed)
+        self._workers = workers
+        self._passed = Passed(skip)
+
+    def plan(self, count: int) -> list[Ticket]:
+        return in_turn(self._turns.take(count), self._stock.plan)
+
+    def cost(self, ticket: Ticket) -> int:
+        return self._stock.cost(ticket[0], ticket[1:])
+
+    def called(self, ticket: Ticket) -> str:
+        return self._stock.called(ticket[0], ticket[1:])
+
+    def make(self, ticket: Ticket) -> Sample:
+        return self._stock.make(ticket[0], ticket[1:])
+
+    def other(self, ticket: Ticket, attempt: int) -> Ticket:
+        return ticket[0], *self._stock.other(ticket[0], ticket[1:], attempt)
 
     def draw(self, count: int) -> Samples:
-        turns = self._turns.take(count)
-        drawn = {number: iter(own) for number, own in self._stock.take(Counter(turns)).items()}
-        return Samples(items=tuple(next(drawn[number]) for number in turns))
+        return drawn(self, count, self._passed, self._pool)  # type: ignore[no-any-return]
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._workers, thread_name_prefix="qi-source")
 
     def state_dict(self) -> dict[str, Any]:
         return {"turns": self._turns.state_dict(), "categories": self._stock.state_dict()}
@@ -89,7 +118,7 @@ class CuratedSource:
         self._turns.load_state_dict(state["turns"])
 
     def report(self) -> dict[str, int]:
-        return self._stock.report()
+        return dict(Counter(self._stock.report()) + self._passed.counts)
 
 
 # --- files -------------------------------------------------------------------------------------------------------
@@ -102,18 +131,32 @@ class Files:
     path: str
     counts: Mapping[str, Fraction]
     decks: Mapping[str, Deck[Entry]]
-    make: Make
-    pool: ThreadPoolExecutor
+    fit: Fit
+    judged: Make
+    """Makes the sample of an entry in an epoch if it is good enough."""
     scanned: Mapping[str, int]
     """What was skipped before the first draw, by reason."""
     forgiving: bool
     """Go on after categories came or went."""
+    _decks: list[Deck[Entry]] = field(init=False, default=Factory(lambda self: list(self.decks.values()), True))
 
-    def take(self, wanted: Mapping[int, int]) -> dict[int, list[Sample]]:
-        decks = list(self.decks.values())
-        numbers = sorted(wanted)
-        hands = deal([(decks[number], wanted[number]) for number in numbers], self.make, self.pool)
-        return dict(zip(numbers, hands, strict=True))
+    def plan(self, category: int, count: int) -> list[Ticket]:
+        return self._decks[category].plan(count)
+
+    def cost(self, category: int, ticket: Ticket) -> int:
+        return self.fit.cost(self._entry(category, ticket))
+
+    def called(self, category: int, ticket: Ticket) -> str:
+        return self._entry(category, ticket).key
+
+    def make(self, category: int, ticket: Ticket) -> Sample:
+        return self._decks[category].make(ticket, self.judged)
+
+    def other(self, category: int, ticket: Ticket, attempt: int) -> Ticket:
+        return self._decks[category].other(ticket, attempt)
+
+    def _entry(self, category: int, ticket: Ticket) -> Entry:
+        return self._decks[category][ticket[1]]
 
     def state_dict(self) -> dict[str, Any]:
         return {name: deck.state_dict() for name, deck in self.decks.items()}
@@ -131,10 +174,7 @@ class Files:
                 deck.load_state_dict(state[name])
 
     def report(self) -> dict[str, int]:
-        lost = {
-            f"{name}: {reason}": count for name, deck in self.decks.items() for reason, count in deck.broken().items()
-        }
-        return {**self.scanned, **lost}
+        return dict(self.scanned)
 
 
 def files(settings: Curated, images: Images, fit: Fit, skipped: Skipped) -> Files:
@@ -146,13 +186,12 @@ def files(settings: Curated, images: Images, fit: Fit, skipped: Skipped) -> File
         else:
             skipped(entry.key, "no category")
     scanned = Counter(skipped.counts)
-    pool = ThreadPoolExecutor(images.workers, thread_name_prefix="qi-source")
     make = _maker(fit, settings.quality)
     decks: dict[str, Deck[Entry]] = {}
     counts: dict[str, Fraction] = {}
     for name, own in sorted(grouped.items()):
         seed, entries = number_of(f"{fit.seed}/category {name}"), [entry for entry, _ in own]
-        if told := _left_out(settings, entries, seed, make, pool, skipped):
+        if told := _left_out(settings, entries, seed, make, images.workers, skipped):
             scanned[f"{name}: {told}"] = len(own)
             continue
         counts[name] = Fraction(len(own))
@@ -161,7 +200,6 @@ def files(settings: Curated, images: Images, fit: Fit, skipped: Skipped) -> File
             entries=entries,
             fingerprint=Fingerprint.of([(entry.key, digest) for entry, digest in own]),
             seed=seed,
-            skip=skipped,
             changed=images.changed,
         )
     if not decks:
@@ -172,7 +210,7 @@ def files(settings: Curated, images: Images, fit: Fit, skipped: Skipped) -> File
         )
     forgiving = images.changed == "next-epoch"
     return Files(
-        path=images.path, counts=counts, decks=decks, make=make, pool=pool, scanned=scanned, forgiving=forgiving
+        path=images.path, counts=counts, decks=decks, fit=fit, judged=make, scanned=scanned, forgiving=forgiving
     )
 
 
@@ -188,9 +226,7 @@ def _maker(fit: Fit, quality: Quality) -> Make:
     return make
 
 
-def _left_out(
-    settings: Curated, entries: Sequence[Entry], seed: int, make: Make, pool: ThreadPoolExecutor, skip: Skip
-) -> str:
+def _left_out(settings: Curated, entries: Sequence[Entry], seed: int, make: Make, workers: int, skip: Skip) -> str:
     """Why a category is left out; empty if it isn't. Looks until one sample is good, in the order of the first epoch.
 
     Known at the start, so that shares never change on the way.
@@ -209,12 +245,13 @@ def _left_out(
 
     order = [int(number) for number in permutation(seed, 0, len(entries))]
     failures: dict[int, Unusable] = {}
-    for start in range(0, len(order), 8):
-        some = order[start : start + 8]
-        for number, failed in zip(some, pool.map(failure, some), strict=True):
-            if failed is None:
-                return ""
-            failures[number] = failed
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(order), 8):
+            some = order[start : start + 8]
+            for number, failed in zip(some, pool.map(failure, some), strict=True):
+                if failed is None:
+                    return ""
+                failures[number] = failed
     for number, failed in failures.items():
         skip(entries[number].key, failed.reason, failed.detail)
     reasons = Counter(failed.reason for failed in failures.values()).most_common(3)
@@ -224,26 +261,38 @@ def _left_out(
 # --- sources -----------------------------------------------------------------------------------------------------
 
 
+class Child(Source[Samples], Planned, Protocol):
+    """A live source that plans."""
+
+
 @define(kw_only=True, eq=False)
 class Sources:
     """A source for each category."""
 
     counts: Mapping[str, Fraction]
-    children: Mapping[str, Source[Samples]]
+    children: Mapping[str, Child]
     quality: Quality
-    skipped: Skipped
-    rejected: dict[str, Counter[str]] = field(factory=lambda: defaultdict(Counter))
-    """What was below the bar, by category and reason."""
+    _names: list[str] = field(init=False, default=Factory(lambda self: list(self.children), True))
 
-    def take(self, wanted: Mapping[int, int]) -> dict[int, list[Sample]]:
-        names = list(self.children)
-        return {number: self._good(names[number], wanted[number]) for number in sorted(wanted)}
+    def plan(self, category: int, count: int) -> list[Ticket]:
+        return self._child(category).plan(count)
+
+    def cost(self, category: int, ticket: Ticket) -> int:
+        return self._child(category).cost(ticket)
+
+    def called(self, category: int, ticket: Ticket) -> str:
+        return f"{self._names[category]}/{self._child(category).called(ticket)}"
+
+    def make(self, category: int, ticket: Ticket) -> Sample:
+        name, sample = self._names[category], self._child(category).make(ticket)
+        self._judge(sample)
+        return evolve(sample, key=f"{name}/{sample.key}", category=name)  # type: ignore[no-any-return]
+
+    def other(self, category: int, ticket: Ticket, attempt: int) -> Ticket:
+        return self._child(category).other(ticket, attempt)
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            name: {"source": child.state_dict(), "rejected": dict(self.rejected[name])}
-            for name, child in self.children.items()
-        }
+        return {name: child.state_dict() for name, child in self.children.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if gone := sorted(state.keys() - self.children.keys()):
@@ -252,51 +301,37 @@ class Sources:
                 f"{', '.join(self.children)}; keep the categories (weights may change, categories may be added)"
             )
         for name, own in state.items():
-            self.children[name].load_state_dict(own["source"])
-            self.rejected[name] = Counter(own["rejected"])
+            self.children[name].load_state_dict(own)
 
     def report(self) -> dict[str, int]:
-        skipped = {f"{name}: {why}": n for name, child in self.children.items() for why, n in child.report().items()}
-        rejected = {f"{name}: {why}": n for name in self.children for why, n in list(self.rejected[name].items())}
-        return {**skipped, **rejected}
+        return {f"{name}: {why}": n for name, child in self.children.items() for why, n in child.report().items()}
 
-    def _good(self, name: str, count: int) -> list[Sample]:
-        good: list[Sample] = []
-        lost = 0
-        while len(good) < count:
-            for sample in self.children[name].draw(count - len(good)):
-                named = evolve(sample, key=f"{name}/{sample.key}", category=name)
-                failed = self._judge(named)
-                if failed is None:
-                    good.append(named)
-                    lost = 0
-                    continue
-                lost += 1
-                self.rejected[name][failed.reason] += 1
-                self.skipped(named.key, failed.reason, failed.detail)
-                if lost == FRUITLESS:
-                    raise QiError(
-                        f"source.categories: of {name!r}, {lost} pictures in a row are not good enough, the last "
-                        f"because {failed.reason} ({failed.detail}); lower source.quality or give another source"
-                    )
-        return good
+    def _child(self, category: int) -> Planned:
+        return self.children[self._names[category]]
 
-    def _judge(self, sample: Sample) -> Unusable | None:
-        if not self.quality.asks():
-            return None
-        return self.quality.judge(Image.fromarray(sample.image.permute(1, 2, 0).contiguous().numpy()))
+    def _judge(self, sample: Sample) -> None:
+        """Raises Rejected."""
+        if self.quality.asks():
+            picture = Image.fromarray(sample.image.permute(1, 2, 0).contiguous().numpy())
+            if failed := self.quality.judge(picture):
+                raise failed
 
 
-def sources(settings: Curated, place: Place, multiple: int, skipped: Skipped) -> Sources:
-    """Each built with a seed of its own: two of one kind must not roll the same numbers."""
+def sources(settings: Curated, place: Place, multiple: int) -> Sources:
+    """Each built with a seed of its own: two of one kind must not roll the same numbers. Raises QiError for one that
+    does not plan."""
+    children: dict[str, Child] = {}
+    for category in settings.categories:
+        seed = number_of(f"{place.seed}/category {category.category}") % 2**32
+        live = category.source.build(evolve(place, seed=seed), multiple)
+        if not isinstance(live, Planned):
+            raise QiError(
+                f"source.categories, {category.category!r}: {type(category.source).__name__} cannot say what comes "
+                "next before it is made (qi_core.Planned), as sources that are combined must; give another"
+            )
+        children[category.category] = live
     return Sources(
         counts={category.category: Fraction(repr(category.weight)) for category in settings.categories},
-        children={
-            category.category: category.source.build(
-                evolve(place, seed=number_of(f"{place.seed}/category {category.category}") % 2**32), multiple
-            )
-            for category in settings.categories
-        },
+        children=children,
         quality=settings.quality,
-        skipped=skipped,
     )

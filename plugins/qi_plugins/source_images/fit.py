@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 from attrs import frozen
 
 from qi_core.blob import Blob, opened
-from qi_core.data import Sample
-from qi_core.pixels import Colour, Unusable, decode, refuse_misfit, resize, size_of
+from qi_core.data import Origin, Sample
+from qi_core.pixels import Colour, Unusable, decode, is_turned, refuse_misfit, resize, size_of
 from qi_core.shuffling import number_of
 from qi_core.sizes import Size, crop_box, nearest, own_size, scale
 from qi_plugins.source_images.entry import Entry, Limits
@@ -47,14 +47,25 @@ class Fit:
                 digest.update(f"/{picture.height}x{picture.width}/{size}".encode())
         return digest.digest()
 
+    def cost(self, entry: Entry) -> int:
+        """About how many pixels the sample has: of one area are all buckets."""
+        return self.buckets[0].height * self.buckets[0].width + len(entry.references) * self.reference_area
+
     def make(self, entry: Entry, epoch: int) -> Sample:
         """The sample as it is in this epoch. Raises Unusable."""
         flip = self.flip and self._roll(epoch, entry.key, "flip") < 0.5
-        image, *references = (
+        (image, origin), *references = (
             self._pixels(blob, number, entry.key, epoch, flip)
             for number, blob in enumerate((entry.image, *entry.references))
         )
-        return Sample(key=entry.key, prompt=self.caption(entry), image=image, references=tuple(references))
+        return Sample(
+            key=entry.key,
+            prompt=self.caption(entry),
+            image=image,
+            references=tuple(pixels for pixels, _ in references),
+            category=entry.category,
+            origin=origin,
+        )
 
     def inspect(self, entry: Entry, quality: Quality) -> None:
         """Judge the picture as it is stored, upright, on the stated background. Raises Unusable."""
@@ -86,18 +97,19 @@ class Fit:
         refuse_misfit(picture, target, self.enlarge, self.max_cropped)
         return target
 
-    def _pixels(self, blob: Blob, number: int, key: str, epoch: int, flip: bool) -> Tensor:
+    def _pixels(self, blob: Blob, number: int, key: str, epoch: int, flip: bool) -> tuple[Tensor, Origin]:
         import torch
 
-        with _named(number), opened(blob, self.limits.file, self.limits.pixels) as (image, _):
+        with _named(number), opened(blob, self.limits.file, self.limits.pixels) as (image, size):
             picture = size_of(image)
+            origin = Origin(height=picture.height, width=picture.width, bytes=size, turned=is_turned(image))
             target = self._target(picture, reference=number > 0)
             rgb = decode(image, scale(picture, target), self.background)
         across = down = 0.5
         if self.random_crop and number == 0:
             across, down = self._roll(epoch, key, "across"), self._roll(epoch, key, "down")
         box = crop_box(Size(height=rgb.height, width=rgb.width), target, across, down)
-        return torch.from_numpy(resize(rgb, target, box, flip))
+        return torch.from_numpy(resize(rgb, target, box, flip)), origin
 
     def _roll(self, epoch: int, key: str, purpose: str) -> float:
         """In [0, 1), from what is rolled for alone: the timing of the workers has no say."""

@@ -75,17 +75,18 @@ class Images:
 
     def build(self, place: Place, multiple: int) -> Source[Samples]:
         """Finds the samples and reads every caption and header. Raises QiError if nothing is usable."""
-        from qi_core.shuffling import Fingerprint
+        from qi_core.shuffling import Fingerprint, Shuffled
         from qi_core.skipped import Skipped
-        from qi_plugins.source_images.live import ImageSource
 
         fit, skipped = self.fit(place.seed, multiple), Skipped(place.folder, self.path)
         usable = self.scan(fit, skipped)
-        return ImageSource(
+        return Shuffled(
+            gives=Samples,
             path=self.path,
             entries=[entry for entry, _ in usable],
             fingerprint=Fingerprint.of([(entry.key, digest) for entry, digest in usable]),
             make=fit.make,
+            cost=fit.cost,
             seed=fit.seed,
             skipped=skipped,
             changed=self.changed,

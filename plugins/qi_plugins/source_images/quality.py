@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from attrs import Attribute, field, frozen, validators
 
-from qi_core.pixels import Unusable
+from qi_core.drawing import Rejected
 
 _ROWS = 256  # of which the Laplacian is held at once: a picture of 64 million pixels must not need gigabytes
 
@@ -43,7 +43,7 @@ class Quality:
         """Whether anything is."""
         return self != Quality()
 
-    def judge(self, picture: Any) -> Unusable | None:
+    def judge(self, picture: Any) -> Rejected | None:
         """What is wrong with an RGB picture of Pillow's: counted by the first bar it fails, told with all of them."""
         luma = picture.convert("L")
         failed: list[tuple[str, str]] = []
@@ -59,7 +59,7 @@ class Quality:
             found = average(picture.convert("HSV").getchannel("S").histogram())
             if found < self.saturation:
                 failed.append(("too pale", f"saturation {found:.4g}, at least {self.saturation:g} wanted"))
-        return Unusable(failed[0][0], "; ".join(told for _, told in failed)) if failed else None
+        return Rejected(failed[0][0], "; ".join(told for _, told in failed)) if failed else None
 
 
 def clarity(luma: np.ndarray[Any, np.dtype[np.uint8]]) -> float:

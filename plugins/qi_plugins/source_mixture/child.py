@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from attrs import evolve
 
 from qi_core.data import Sample, Samples
+from qi_core.drawing import Passed
 from qi_core.errors import QiError
 from qi_core.place import Place
-from qi_core.source import Source, SourceComponent
+from qi_core.source import Planned, Source, SourceComponent, Ticket
+
+
+class Child(Source[Samples], Planned, Protocol):
+    """A live source that plans."""
 
 
 def refuse_others(where: str, source: SourceComponent[Any]) -> None:
@@ -23,18 +28,52 @@ def refuse_others(where: str, source: SourceComponent[Any]) -> None:
         )
 
 
-def build(source: SourceComponent[Any], place: Place, label: str, multiple: int) -> Source[Samples]:
-    """Built with a seed of its own: two children of one kind must not roll the same numbers."""
+def build(source: SourceComponent[Any], place: Place, label: str, multiple: int) -> Child:
+    """Built with a seed of its own: two children of one kind must not roll the same numbers. Raises QiError unless it
+    plans."""
     seed = int.from_bytes(hashlib.blake2b(f"{place.seed}/{label}".encode(), digest_size=4).digest(), "little")
-    return source.build(evolve(place, seed=seed), multiple)
+    live = source.build(evolve(place, seed=seed), multiple)
+    if not isinstance(live, Planned):
+        raise QiError(
+            f"{label}: {type(source).__name__} cannot say what comes next before it is made (qi_core.Planned), as "
+            "sources that are combined must; train on it alone"
+        )
+    return live
 
 
-def named(samples: Iterable[Sample], label: str) -> list[Sample]:
-    """Keys that stay unique, and that tell in logs where a sample came from."""
-    return [evolve(sample, key=f"{label}/{sample.key}") for sample in samples]
+class Combined:
+    """What a source that is made of others has in common with each that is: a ticket is a child's number and then the
+    child's own, and a child's label stands before the keys of its samples."""
+
+    gives = Samples
+
+    def __init__(self, children: Mapping[str, Child]) -> None:
+        self.children = dict(children)
+        self.labels = list(children)
+        self._passed = Passed()
+
+    def child(self, number: int) -> Child:
+        return self.children[self.labels[number]]
+
+    def cost(self, ticket: Ticket) -> int:
+        return self.child(ticket[0]).cost(ticket[1:])
+
+    def called(self, ticket: Ticket) -> str:
+        return f"{self.labels[ticket[0]]}/{self.child(ticket[0]).called(ticket[1:])}"
+
+    def make(self, ticket: Ticket) -> Sample:
+        sample: Sample = self.child(ticket[0]).make(ticket[1:])
+        return evolve(sample, key=f"{self.labels[ticket[0]]}/{sample.key}")
+
+    def other(self, ticket: Ticket, attempt: int) -> Ticket:
+        return ticket[0], *self.child(ticket[0]).other(ticket[1:], attempt)
+
+    def passed(self) -> dict[str, int]:
+        """What ``draw`` had to pass over."""
+        return dict(self._passed.counts)
 
 
-def reports(children: Mapping[str, Source[Samples]]) -> dict[str, int]:
+def reports(children: Mapping[str, Child]) -> dict[str, int]:
     """The children's counts, each with its label."""
     return {
         f"{label}: {reason}": count for label, child in children.items() for reason, count in child.report().items()

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Mapping
 from math import isfinite
 from typing import Any, ClassVar
 
 from attrs import Attribute, field, frozen
 
-from qi_core.data import Sample, Samples
+from qi_core.data import Samples
+from qi_core.drawing import drawn
 from qi_core.errors import QiError
 from qi_core.place import Place
-from qi_core.shares import Turns
-from qi_core.source import Source, SourceComponent
-from qi_plugins.source_mixture.child import build, named, refuse_others, reports
+from qi_core.shares import Turns, in_turn
+from qi_core.source import Source, SourceComponent, Ticket
+from qi_plugins.source_mixture.child import Child, Combined, build, refuse_others, reports
 
 
 def _positive(_: object, __: Attribute[Any], value: float) -> None:
@@ -54,34 +55,31 @@ class Mixture:
         return MixtureSource(children, tuple(part.weight for part in self.parts), place.seed)
 
 
-class MixtureSource:
+class MixtureSource(Combined):
     """Which part gives the n-th sample depends on the weights, the seed and n; which of its samples, on the part."""
 
-    def __init__(self, children: dict[str, Source[Samples]], weights: tuple[float, ...], seed: int) -> None:
-        self._children, self._labels = children, list(children)
+    def __init__(self, children: Mapping[str, Child], weights: tuple[float, ...], seed: int) -> None:
+        super().__init__(children)
         self._turns = Turns(weights, seed)
 
+    def plan(self, count: int) -> list[Ticket]:
+        return in_turn(self._turns.take(count), lambda part, wanted: self.child(part).plan(wanted))
+
     def draw(self, count: int) -> Samples:
-        order = self._turns.take(count)
-        drawn = {
-            number: iter(named(self._children[self._labels[number]].draw(wanted), self._labels[number]))
-            for number, wanted in sorted(Counter(order).items())
-        }
-        items: tuple[Sample, ...] = tuple(next(drawn[number]) for number in order)
-        return Samples(items=items)
+        return drawn(self, count, self._passed)  # type: ignore[no-any-return]
 
     def state_dict(self) -> dict[str, Any]:
-        return {**self._turns.state_dict(), "parts": [child.state_dict() for child in self._children.values()]}
+        return {**self._turns.state_dict(), "parts": [child.state_dict() for child in self.children.values()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if len(state["parts"]) != len(self._children):
+        if len(state["parts"]) != len(self.children):
             raise QiError(
                 f"source.parts: the checkpoint was made with {len(state['parts'])} parts, the recipe has "
-                f"{len(self._children)}; give the same parts in the same order (weights may change)"
+                f"{len(self.children)}; give the same parts in the same order (weights may change)"
             )
-        for child, own in zip(self._children.values(), state["parts"], strict=True):
+        for child, own in zip(self.children.values(), state["parts"], strict=True):
             child.load_state_dict(own)
         self._turns.load_state_dict(state)
 
     def report(self) -> dict[str, int]:
-        return reports({f"part {label}": child for label, child in self._children.items()})
+        return reports({f"part {label}": child for label, child in self.children.items()}) | self.passed()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from attrs import Attribute, field, frozen, validators
 
-from qi_core.data import Sample, Samples
+from qi_core.data import Samples
+from qi_core.drawing import drawn
 from qi_core.errors import QiError
 from qi_core.place import Place
-from qi_core.source import Source, SourceComponent
-from qi_plugins.source_mixture.child import build, named, refuse_others, reports
+from qi_core.source import Source, SourceComponent, Ticket
+from qi_plugins.source_mixture.child import Child, Combined, build, refuse_others, reports
 
 
 def _stages(_: object, __: Attribute[Any], value: tuple[Stage, ...]) -> None:
@@ -58,44 +60,47 @@ class Stages:
         return StagesSource(children, [stage.samples for stage in self.stages])
 
 
-class StagesSource:
+class StagesSource(Combined):
     """The position is a stage and the samples it has given, so that lengths may be changed at a resume."""
 
-    def __init__(self, children: dict[str, Source[Samples]], lengths: list[int]) -> None:
-        self._children, self._labels, self._lengths = children, list(children), lengths
+    def __init__(self, children: Mapping[str, Child], lengths: list[int]) -> None:
+        super().__init__(children)
+        self._lengths = lengths
         self._stage = self._given = 0
 
-    def draw(self, count: int) -> Samples:
-        items: list[Sample] = []
-        while len(items) < count:
-            wanted = count - len(items)
-            if self._stage + 1 < len(self._labels):
+    def plan(self, count: int) -> list[Ticket]:
+        tickets: list[Ticket] = []
+        while len(tickets) < count:
+            wanted = count - len(tickets)
+            if self._stage + 1 < len(self.labels):
                 left = self._lengths[self._stage] - self._given
                 if left <= 0:
                     self._stage, self._given = self._stage + 1, 0
                     continue
                 wanted = min(wanted, left)
-            label = self._labels[self._stage]
-            items += named(self._children[label].draw(wanted), label)
+            tickets += [(self._stage, *ticket) for ticket in self.child(self._stage).plan(wanted)]
             self._given += wanted
-        return Samples(items=tuple(items))
+        return tickets
+
+    def draw(self, count: int) -> Samples:
+        return drawn(self, count, self._passed)  # type: ignore[no-any-return]
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "stage": self._labels[self._stage],
+            "stage": self.labels[self._stage],
             "given": self._given,
-            "stages": {label: child.state_dict() for label, child in self._children.items()},
+            "stages": {label: child.state_dict() for label, child in self.children.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if missing := [label for label in state["stages"] if label not in self._children]:
+        if missing := [label for label in state["stages"] if label not in self.children]:
             raise QiError(
                 f"source.stages: the checkpoint knows a stage {missing[0]!r}, the recipe has "
-                f"{', '.join(self._labels)}; keep the stages' names (lengths may change, stages may be added)"
+                f"{', '.join(self.labels)}; keep the stages' names (lengths may change, stages may be added)"
             )
         for label, own in state["stages"].items():
-            self._children[label].load_state_dict(own)
-        self._stage, self._given = self._labels.index(state["stage"]), state["given"]
+            self.children[label].load_state_dict(own)
+        self._stage, self._given = self.labels.index(state["stage"]), state["given"]
 
     def report(self) -> dict[str, int]:
-        return reports({f"stage {label}": child for label, child in self._children.items()})
+        return reports({f"stage {label}": child for label, child in self.children.items()}) | self.passed()

@@ -78,20 +78,21 @@ class PreferencePairs:
 
     def build(self, place: Place, multiple: int) -> Source[Pairs]:
         """Reads every row and every header. Raises QiError if nothing is usable."""
-        from qi_core.shuffling import Fingerprint, scan
+        from qi_core.shuffling import Fingerprint, Shuffled, scan
         from qi_core.skipped import Skipped
-        from qi_plugins.source_pairs.live import PairSource
 
         fit, skipped = self._fit(multiple), Skipped(place.folder, self.path)
         found = self._reading().find(self.path, skipped)
         usable = list(scan(found, fit.check, self.workers, skipped))
         if not usable:
             raise self._nothing(len(found), skipped)
-        return PairSource(
+        return Shuffled(
+            gives=Pairs,
             path=self.path,
             entries=[couple for couple, _ in usable],
             fingerprint=Fingerprint.of([(couple.key, digest) for couple, digest in usable]),
-            make=fit.make,
+            make=lambda couple, _: fit.make(couple),
+            cost=fit.cost,
             seed=place.seed,
             skipped=skipped,
             changed=self.changed,

@@ -43,7 +43,11 @@ class Fit:
                 digest.update(f"/{picture.height}x{picture.width}/{size}".encode())
         return digest.digest()
 
-    def make(self, couple: Couple, epoch: int) -> Pair:
+    def cost(self, couple: Couple) -> int:
+        """About how many pixels the pair has: of one area are all buckets."""
+        return 2 * self.buckets[0].height * self.buckets[0].width + len(couple.references) * self.reference_area
+
+    def make(self, couple: Couple) -> Pair:
         """Raises Unusable. The same in every epoch."""
         target: Size | None = None
         made: list[Tensor] = []

@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from attrs import define, field
 
-from qi_core import QiError, Sample, Samples, typeface
+from qi_core import QiError, Sample, Samples, Ticket, typeface
 from qi_core.colours import CHINESE, NAMED
+from qi_core.drawing import Passed, drawn
 from qi_core.glyphs import Bytes, Typeset
+from qi_core.pixels import Unusable
 from qi_plugins.source_text.component import RenderedText
 from qi_plugins.source_text.strings import (
     Lines,
@@ -33,8 +35,6 @@ from qi_plugins.source_text.writers import Paragraphs, Words, Writer
 WORD = ('the word "{text}" in {foreground} on {background}',)
 PARAGRAPH = ('the text "{text}" in {foreground} on {background}',)
 CHINESE_TEXT = ("{background}底{foreground}字“{text}”",)
-FRUITLESS = 1000
-"""Samples skipped in a row before the source gives up."""
 
 
 @define(kw_only=True, eq=False)
@@ -46,15 +46,36 @@ class TextSource:
     strings: Strings
     writer: Writer
     skipped: Counter[str]
+    gives: type = field(default=Samples, init=False)
     _n: int = 0
+    _passed: Passed = field(factory=Passed, init=False)
     _pairs: tuple[tuple[str, str], ...] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self._pairs = self.settings.pairs()
 
+    def plan(self, count: int) -> list[Ticket]:
+        """A ticket is the sample's number."""
+        self._n += count
+        return [(n,) for n in range(self._n - count, self._n)]
+
+    def cost(self, ticket: Ticket) -> int:
+        return self.settings.height * self.settings.width
+
+    def called(self, ticket: Ticket) -> str:
+        return f"{self.settings.split}-{ticket[0]}"
+
+    def make(self, ticket: Ticket) -> Sample:
+        sample = self.sample(ticket[0])
+        if sample is None:
+            raise Unusable("does not fit the picture", f"{self.settings.width}x{self.settings.height} pixels")
+        return sample
+
+    def other(self, ticket: Ticket, attempt: int) -> Ticket:
+        return (self.strings.other(ticket[0], attempt),)
+
     def draw(self, count: int) -> Samples:
-        """See ``Source.draw``."""
-        return Samples(items=tuple(self._next() for _ in range(count)))
+        return drawn(self, count, self._passed)  # type: ignore[no-any-return]
 
     def state_dict(self) -> dict[str, Any]:
         return {"n": self._n}
@@ -63,23 +84,11 @@ class TextSource:
         self._n = int(state["n"])
 
     def report(self) -> dict[str, int]:
-        return dict(self.skipped)
+        return dict(self.skipped + self._passed.counts)
 
     def typesets(self) -> tuple[Typeset, ...]:
         """See ``Legible.typesets``."""
         return self.writer.typesets()
-
-    def _next(self) -> Sample:
-        for _ in range(FRUITLESS):
-            sample = self.sample(self._n)
-            self._n += 1
-            if sample is not None:
-                return sample
-            self.skipped["does not fit the picture"] += 1
-        raise QiError(
-            f"rendered-text: {FRUITLESS} lines in a row do not fit {self.settings.width}x{self.settings.height} "
-            "pixels; make the picture larger or the lines shorter"
-        )
 
     def sample(self, n: int, instead: str | None = None) -> Sample | None:
         """The n-th sample; None where its string does not fit the picture. ``instead``: what is drawn in the place of
@@ -94,7 +103,7 @@ class TextSource:
         templates = self._templates(text)
         template = templates[pick(dice, len(templates))]
         return Sample(
-            key=f"{self.settings.split}-{n}",
+            key=self.called((n,)),
             prompt=caption(template, text, foreground, background),
             image=torch.from_numpy(coloured(mask, foreground, background)),
             text=drawn,

@@ -8,9 +8,11 @@ from typing import Any
 
 from attrs import define, field
 
-from qi_core import Pair, Pairs, QiError
+from qi_core import Pair, Pairs, Ticket
+from qi_core.drawing import Passed, drawn
+from qi_core.pixels import Unusable
 from qi_plugins.source_text.component import RenderedPairs
-from qi_plugins.source_text.live import FRUITLESS, TextSource
+from qi_plugins.source_text.live import TextSource
 from qi_plugins.source_text.live import build as build_text
 from qi_plugins.source_text.strings import confused, pick
 
@@ -20,48 +22,44 @@ class PairSource:
     """A live ``rendered-pairs``: the n-th string of its text source, twice."""
 
     text: TextSource
-    _n: int = 0
-    _skipped: Counter[str] = field(factory=Counter)
+    gives: type = field(default=Pairs, init=False)
+    _passed: Passed = field(factory=Passed, init=False)
 
-    def draw(self, count: int) -> Pairs:
-        """See ``Source.draw``."""
-        return Pairs(items=tuple(self._next() for _ in range(count)))
+    def plan(self, count: int) -> list[Ticket]:
+        return self.text.plan(count)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"n": self._n, "skipped": dict(self._skipped)}
+    def cost(self, ticket: Ticket) -> int:
+        return 2 * self.text.cost(ticket)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._n, self._skipped = int(state["n"]), Counter(state["skipped"])
+    def called(self, ticket: Ticket) -> str:
+        return self.text.called(ticket)
 
-    def report(self) -> dict[str, int]:
-        return dict(Counter(self.text.report()) + self._skipped)
-
-    def _next(self) -> Pair:
-        for _ in range(FRUITLESS):
-            n, self._n = self._n, self._n + 1
-            pair = self._pair(n)
-            if isinstance(pair, Pair):
-                return pair
-            self._skipped[pair] += 1
-        raise QiError(
-            f"rendered-pairs: {FRUITLESS} strings in a row could not be used, the last because it {pair}; "
-            "name look_alikes of the alphabet's own characters"
-        )
-
-    def _pair(self, n: int) -> Pair | str:
-        """The n-th pair, or why its string cannot be used."""
-        winner = self.text.sample(n)
-        if winner is None:
-            return "does not fit the picture"
+    def make(self, ticket: Ticket) -> Pair:
+        winner, n = self.text.make(ticket), ticket[0]
         wrong = self._wrong(winner.text, n)
         if wrong is None:
-            return "holds no character that has a look-alike"
+            raise Unusable("holds no character that has a look-alike", winner.text)
         if not self.text.belongs(wrong):
-            return "has a look-alike that is of the other split"
+            raise Unusable("has a look-alike that is of the other split", wrong)
         loser = self.text.sample(n, instead=wrong)
         if loser is None:
-            return "does not fit the picture"
+            raise Unusable("does not fit the picture", wrong)
         return Pair(key=winner.key, prompt=winner.prompt, winner=winner.image, loser=loser.image)
+
+    def other(self, ticket: Ticket, attempt: int) -> Ticket:
+        return self.text.other(ticket, attempt)
+
+    def draw(self, count: int) -> Pairs:
+        return drawn(self, count, self._passed)  # type: ignore[no-any-return]
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.text.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.text.load_state_dict(state)
+
+    def report(self) -> dict[str, int]:
+        return dict(Counter(self.text.report()) + self._passed.counts)
 
     def _wrong(self, text: str, n: int) -> str | None:
         """The string with at least one character taken for another of its group; more are by even chances."""
