@@ -8,13 +8,16 @@ import io
 import os
 import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from time import time
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from attrs import Attribute, field, frozen, validators
 
 from qi_core.errors import QiError
+from qi_core.pace import Pace
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession
@@ -31,9 +34,18 @@ LONGEST_WAIT = 30.0
 class BadAnswer(Exception):
     """Not what was asked for; the text is a reason to count by. The call is made again."""
 
+    def __init__(self, reason: str = "", after: float = 0.0) -> None:
+        """``after``: seconds that the server wants to be left alone."""
+        super().__init__(reason)
+        self.after = after
+
 
 class GaveUp(Exception):
     """Every try failed; the text is the last reason, to count by."""
+
+
+class Unfit(GaveUp):
+    """The server won't take what was asked, and has nothing against other calls."""
 
 
 def _is_url(_: object, attribute: Attribute[str], value: str) -> None:
@@ -100,11 +112,22 @@ def clean_token(text: str, where: str) -> str:
 class Caller:
     """Calls one server. Belongs to the event loop of its first call."""
 
-    def __init__(self, endpoint: Endpoint, *, backoff: float = 0.5, unfit: frozenset[int] = frozenset()) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        backoff: float = 0.5,
+        unfit: frozenset[int] = frozenset(),
+        pace: Pace | None = None,
+        needed: Callable[[Any], int] | None = None,
+        obey: float = 0.0,
+    ) -> None:
         """``backoff``: seconds before the second try, at most. ``unfit``: statuses that speak of what was asked alone,
-        so that other calls may do better (a prompt too long for a model). Raises QiError if the token isn't there."""
+        so that other calls may do better (a prompt too long for a model). ``pace``: every try waits for its turn.
+        ``needed``: the tokens of an answer, for the pace. ``obey``: seconds that a call waits in all where the server
+        says how long (Retry-After), without that counting as a failure. Raises QiError if the token isn't there."""
         self.endpoint = endpoint
-        self._unfit = unfit
+        self._unfit, self._pace, self._needed, self._obey = unfit, pace, needed, obey
         self._headers = endpoint.headers()
         self._backoff = backoff
         self._session: ClientSession | None = None
@@ -121,21 +144,32 @@ class Caller:
         the answer.
 
         ``read`` raises BadAnswer for one that won't do. Tries again after what may pass: no connection, no answer in
-        time, status 5xx, a bad answer. Raises GaveUp after the last try or an ``unfit`` status, and QiError at once
-        where no call could do better.
+        time, status 5xx, a bad answer. Raises GaveUp after the last try, Unfit at once for an ``unfit`` status, and
+        QiError at once where no call could do better.
         """
         session, free = self._ready()
         async with free:
             name, data = await asyncio.to_thread(body) if body else (path, None)
-            last = BadAnswer()
-            for turn in range(self.endpoint.retries + 1):
-                if turn:
-                    await asyncio.sleep(pause(name, turn, self._backoff))
+            turn, obeyed = 0, 0.0
+            while True:
+                reserved = await self._pace.turn() if self._pace else 0.0
                 try:
-                    return await self._once(session, path, read, data, headers)
+                    answer = await self._once(session, path, read, data, headers)
+                    if self._pace and self._needed:
+                        self._pace.settle(reserved, self._needed(answer))
+                    return answer
                 except BadAnswer as error:
-                    last = error
-            raise GaveUp(str(last))
+                    if error.after and self._pace:
+                        self._pace.hold(error.after)
+                    if error.after and obeyed + error.after <= self._obey:
+                        obeyed += error.after
+                        wait = error.after + pause(name, 1, self._backoff)  # not all in the same moment
+                    elif turn == self.endpoint.retries:
+                        raise GaveUp(str(error)) from error
+                    else:
+                        turn += 1
+                        wait = max(pause(name, turn, self._backoff), min(error.after, LONGEST_WAIT))
+                await asyncio.sleep(wait)
 
     async def _once(
         self,
@@ -155,8 +189,8 @@ class Caller:
             ) as response:
                 answer = await _whole(response)
                 if response.status in self._unfit:
-                    raise GaveUp(f"status {response.status}")
-                _refuse(url, response.status, answer)
+                    raise Unfit(f"status {response.status}")
+                _refuse(url, response.status, answer, response.headers.get("Retry-After", ""))
                 return read(answer)
         except TimeoutError as error:
             raise BadAnswer("no answer in time") from error
@@ -190,6 +224,17 @@ def pause(name: str, turn: int, backoff: float) -> float:
     return min(LONGEST_WAIT, backoff * 2.0 ** min(turn - 1, 32)) * (0.5 + int.from_bytes(digest) / 2**33)
 
 
+def seconds_of(retry_after: str) -> float:
+    """Of the header Retry-After: seconds, or a date (RFC 9110, 10.2.3). 0 if it is neither."""
+    text = retry_after.strip()
+    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text):  # servers of models send fractions too
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time())
+    except (ValueError, OverflowError):
+        return 0.0
+
+
 async def _whole(response: ClientResponse) -> bytes:
     content = bytearray()
     async for chunk in response.content.iter_chunked(2**16):
@@ -199,12 +244,12 @@ async def _whole(response: ClientResponse) -> bytes:
     return bytes(content)
 
 
-def _refuse(url: str, status: int, content: bytes) -> None:
+def _refuse(url: str, status: int, content: bytes, retry_after: str) -> None:
     """Raises BadAnswer for a status that may pass, QiError for one that stays."""
     if status == 200:
         return
     if status >= 500 or status in AGAIN:
-        raise BadAnswer(f"status {status}")
+        raise BadAnswer(f"status {status}", seconds_of(retry_after))
     if status in (401, 403):
         raise QiError(
             f"{url}: the server answers {status}, {_said(content)}; give its token by token_env or token_file"

@@ -2,61 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import hashlib
 import json
 import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from attrs import evolve
-from msgspec import DecodeError, Struct
-from msgspec import json as msgjson
-from torch import Tensor
-
-from qi_core import Candidate, QiError, Scores
-from qi_core.calls import BadAnswer, Caller, GaveUp, together
+from qi_core import Candidate, QiError, Scores, chat
+from qi_core.calls import Caller, GaveUp, together
+from qi_core.chat import CUT_OFF, Reply
 from qi_core.quotes import NO_TEXT, wanted_text
 from qi_core.reward_wire import png
 from qi_plugins.reward_vlm.component import VlmJudge
 
-HEADERS = {"Content-Type": "application/json", "Accept": "application/json"}
-CUT_OFF, NO_SCORE, BEYOND = "an answer that was cut off", "an answer without a score", "a score beyond the range"
-
-
-class Message(Struct):
-    content: str | None = None
-
-
-class Choice(Struct):
-    message: Message
-    finish_reason: str | None = None
-
-
-class Completion(Struct):
-    """What is read of an answer; the rest is not looked at."""
-
-    choices: list[Choice]
-
-
-class Model(Struct):
-    id: str
-
-
-class Models(Struct):
-    data: list[Model]
+NO_SCORE, BEYOND = "an answer without a score", "a score beyond the range"
 
 
 class NoVerdict(Exception):
     """Why an answer says nothing, to count by."""
-
-
-UNFIT = frozenset({400, 413, 422})
-"""What servers of models answer to a prompt too long, or to a picture too large or of too odd a shape."""
 
 
 class Judge:
@@ -64,7 +29,7 @@ class Judge:
 
     def __init__(self, settings: VlmJudge, *, backoff: float = 0.5) -> None:
         self.settings = settings
-        self._caller = Caller(settings, backoff=backoff, unfit=UNFIT)
+        self._caller = Caller(settings, backoff=backoff, unfit=chat.UNFIT)
 
     async def score(self, candidates: Sequence[Candidate]) -> Scores:
         """See ``Reward.score``."""
@@ -90,8 +55,7 @@ class Judge:
             return hashlib.blake2b(data, digest_size=16).hexdigest(), data
 
         try:
-            choice = await self._caller.call("/chat/completions", read, body, HEADERS)
-            return verdict(self.settings, choice)
+            return verdict(self.settings, await self._caller.call(chat.PATH, chat.reply, body, chat.HEADERS))
         except NoVerdict as error:
             return str(error)
         except GaveUp as error:
@@ -114,34 +78,18 @@ def question(settings: VlmJudge, candidate: Candidate) -> dict[str, Any]:
     shown = (*(candidate.references if settings.references else ()), candidate.image)
     return {
         "model": settings.model,
-        "messages": [{"role": "user", "content": [*map(as_url, shown), {"type": "text", "text": asked}]}],
+        "messages": [{"role": "user", "content": [*(chat.picture(png(each)) for each in shown), chat.words(asked)]}],
         "temperature": 0,
         "seed": settings.seed,
         "max_tokens": settings.max_tokens,
     }
 
 
-def as_url(picture: Tensor) -> dict[str, Any]:
-    """A picture as part of a message: PNG, without loss."""
-    return {
-        "type": "image_url",
-        "image_url": {"url": "data:image/png;base64," + base64.b64encode(png(picture)).decode()},
-    }
-
-
-def read(content: bytes) -> Choice:
-    try:
-        return msgjson.decode(content, type=Completion).choices[0]
-    except (DecodeError, UnicodeDecodeError, RecursionError, IndexError) as error:
-        raise BadAnswer("an answer that is none") from error
-
-
-def verdict(settings: VlmJudge, choice: Choice) -> float:
+def verdict(settings: VlmJudge, reply: Reply) -> float:
     """The score in an answer, within the range. Raises NoVerdict."""
-    if choice.finish_reason == "length":
+    if reply.cut_off:
         raise NoVerdict(CUT_OFF)
-    text = choice.message.content or ""
-    score = _by_key(text, settings.key) if settings.key else _by_pattern(text, settings.pattern)
+    score = _by_key(reply.text, settings.key) if settings.key else _by_pattern(reply.text, settings.pattern)
     if score is None:
         raise NoVerdict(NO_SCORE)
     low, high = sorted((settings.lowest, settings.highest))
@@ -182,31 +130,5 @@ def _number(value: float) -> float | None:
 
 def build(settings: VlmJudge) -> Judge:
     """Asks the server for its models. Raises QiError unless it answers, and where it has others but not this one."""
-    with ThreadPoolExecutor(1) as own:  # a thread of its own: the caller's may have an event loop
-        names = own.submit(asyncio.run, models_of(settings)).result()
-    if settings.model not in names:
-        raise QiError(
-            f"reward vlm-judge: {settings.url} has no model {settings.model!r}; it has {', '.join(names) or 'none'}; "
-            "set model to one of them"
-        )
+    chat.require_model(settings, settings.model, "reward vlm-judge", "model")
     return Judge(settings)
-
-
-async def models_of(settings: VlmJudge) -> list[str]:
-    caller = Caller(evolve(settings, retries=min(settings.retries, 3)))
-    try:
-        return await caller.call("/models", read_models, headers={"Accept": "application/json"})
-    except GaveUp as error:
-        raise QiError(
-            f"reward vlm-judge: {settings.url}: {error}; wanted an OpenAI-compatible server; "
-            "start one there, or set url (it ends in /v1)"
-        ) from error
-    finally:
-        await caller.close()
-
-
-def read_models(content: bytes) -> list[str]:
-    try:
-        return [model.id for model in msgjson.decode(content, type=Models).data]
-    except (DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadAnswer("an answer that is none") from error
