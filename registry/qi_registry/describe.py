@@ -16,7 +16,7 @@ from qi_registry.kinds import KINDS, NAME, Kind, kind_of, kinds_in
 from qi_registry.mistakes import show
 from qi_registry.recipe import SETTINGS, WORDS, plain
 from qi_registry.registry import Registry
-from qi_registry.wording import says
+from qi_registry.wording import is_table, says
 
 Json = dict[str, Any]
 _BOUNDS = {">": "exclusiveMinimum", ">=": "minimum", "<": "exclusiveMaximum", "<=": "maximum"}
@@ -138,6 +138,8 @@ def _type(annotation: Any, registry: Registry) -> Json:
     if origin is tuple:
         each = [_type(member, registry) for member in members]
         return {"type": "array", "prefixItems": each, "minItems": len(each), "maxItems": len(each)}
+    if is_table(annotation):
+        return {"type": "object", "additionalProperties": _type(members[1], registry)}
     if attrs.has(annotation):
         return _record(annotation, registry)
     scalars = {int: "integer", float: "number", bool: "boolean", str: "string", Path: "string"}

@@ -5,10 +5,13 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 Where = tuple[str | int, ...]
 """Where in a recipe: ``("tracker", 0, "every")``."""
+Called: TypeAlias = dict[Where, set[str]]
+"""What the entry of a list at a place is called, where a text says ``source.parts.real`` in place of its number."""
+_NOTHING: Called = {}
 
 
 class Mistake(NamedTuple):
@@ -27,36 +30,39 @@ class Layer(NamedTuple):
     lines: bool
     """Whether to tell lines (a ``--set`` has none)."""
 
-    def tell(self, mistake: Mistake, prefix: Where) -> str:
+    def tell(self, mistake: Mistake, prefix: Where, called: Called = _NOTHING) -> str:
         """``file:line: section.key: what``, where ``prefix`` of the mistake's path is what stands in this layer."""
-        line = line_of(self.text, prefix) if self.lines and prefix else 0
+        line = line_of(self.text, prefix, called) if self.lines and prefix else 0
         where = f"{self.where}:{line}" if line else self.where
         return f"{where}: {dotted(mistake.path)}: {mistake.what}" if mistake.path else f"{where}: {mistake.what}"
 
 
-def locate(mistakes: Iterable[Mistake], layers: Sequence[Layer]) -> list[str]:
+def locate(mistakes: Iterable[Mistake], layers: Sequence[Layer], called: Called = _NOTHING) -> list[str]:
     """Each mistake with its place, in the order of the texts: the last layer that holds the key, else its section."""
     told: list[tuple[int, int, str]] = []
     for mistake in mistakes:
-        layer, prefix = next(_holders(mistake.path, layers))
-        line = line_of(layer.text, prefix) if prefix else 0
-        told.append((layers.index(layer), line, layer.tell(mistake, prefix)))
+        layer, prefix = next(_holders(mistake.path, layers, called))
+        line = line_of(layer.text, prefix, called) if prefix else 0
+        told.append((layers.index(layer), line, layer.tell(mistake, prefix, called)))
     return [text for _, _, text in sorted(told, key=lambda item: item[:2])]
 
 
-def _holders(path: Where, layers: Sequence[Layer]) -> Iterator[tuple[Layer, Where]]:
+def _holders(path: Where, layers: Sequence[Layer], called: Called) -> Iterator[tuple[Layer, Where]]:
     for length in range(len(path), 0, -1):
         for layer in reversed(layers):
-            if holds(layer.table, path[:length]):
+            if holds(layer.table, path[:length], called):
                 yield layer, path[:length]
     # Nobody wrote it: a section that is missing, or a default. The file is where to write it.
     yield next((layer for layer in reversed(layers) if layer.lines), layers[-1]), ()
 
 
-def holds(table: Any, path: Where) -> bool:
+def holds(table: Any, path: Where, called: Called = _NOTHING) -> bool:
     """Whether there is something at ``path``."""
     here: Any = table
-    for step in path:
+    for depth, step in enumerate(path, 1):
+        if isinstance(step, int) and isinstance(here, dict):  # entries of a list, each called by its key
+            names = called.get(path[:depth], set(list(here)[step : step + 1]))
+            step = next((name for name in here if name in names), step)
         try:
             here = here[step]
         except (KeyError, IndexError, TypeError):
@@ -64,7 +70,7 @@ def holds(table: Any, path: Where) -> bool:
     return True
 
 
-def line_of(text: str, path: Where) -> int:
+def line_of(text: str, path: Where, called: Called = _NOTHING) -> int:
     """The line, counted from 1, on which the key begins.
 
     tomllib tells no positions. But the shortest readable head of the text that holds the key ends where the key's
@@ -77,7 +83,7 @@ def line_of(text: str, path: Where) -> int:
             head = tomllib.loads("\n".join(lines[:end]))
         except tomllib.TOMLDecodeError:
             continue
-        if holds(head, path):
+        if holds(head, path, called):
             return begin
         begin = end + 1
     return 0

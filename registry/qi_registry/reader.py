@@ -1,21 +1,21 @@
 """Reads recipes: a file, the one it extends, and ``--set``s, into one checked Recipe or every mistake at once.
 
-How the texts are laid over one another: tables are joined key by key, a list or a plain value is replaced. A component
-is replaced wholly as soon as its name changes, or is given alone (``sampler = "heun"``), since the other keys belonged
-to the one before. A file that extends another takes over everything but ``name`` and ``folder``: it is another run.
+How the texts are laid over one another is told in ``joining``. A file that extends another takes over everything but
+``name`` and ``folder``: it is another run.
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from qi_core.errors import QiError, RecipeError
-from qi_registry.kinds import NAME, SECTIONS, Kind
+from qi_registry.joining import Joined, by_label, new_entries
+from qi_registry.kinds import SECTIONS, Kind
 from qi_registry.mistakes import Layer, Mistake, did_you_mean, locate, show
 from qi_registry.recipe import SETTINGS, WORDS, Recipe
 from qi_registry.registry import Registry, installed
@@ -151,34 +151,11 @@ def _setting(text: str, where: str, told: list[str]) -> Layer:
     return Layer(where, text, table, False)
 
 
-def _joined(base: Any, over: Any) -> Any:
-    """``over`` laid upon ``base``."""
-    if not (isinstance(base, dict) and isinstance(over, dict)):
-        return over
-    if NAME in over and over[NAME] != base.get(NAME, over[NAME]):
-        return over
-    return base | {key: _joined(base.get(key), item) for key, item in over.items()}
-
-
-def _merged(layers: Iterable[Layer]) -> dict[str, Any]:
-    table: dict[str, Any] = {}
-    for layer in layers:
-        for key, over in layer.table.items():
-            base = table.get(key)
-            kind = SECTIONS.get(key)
-            if kind and not kind.many and isinstance(over, dict):
-                base = kind.default if base is None else base
-                base = {NAME: base} if isinstance(base, str) else base
-            # A recipe's own ``name`` is no component's.
-            table[key] = _joined(base, over)
-    return table
-
-
 def _checked(layers: Sequence[Layer], told: list[str], name: str, registry: Registry | None) -> Recipe:
     """The sections of all layers together, each checked; all mistakes are raised at once."""
-    table = _merged(layers)
+    joined = Joined(layers)
+    table, found = joined.table, joined.mistakes
     make = _structurer(registry or installed())
-    found: list[Mistake] = []
     parts: dict[str, Any] = {"name": name}
     known = [*WORDS, *SECTIONS, *SETTINGS]
     for key in table:
@@ -195,7 +172,7 @@ def _checked(layers: Sequence[Layer], told: list[str], name: str, registry: Regi
             found.append(Mistake((key,), f"missing; wanted {wanted.a} (known: {names})"))
     if not found and not told:
         found += _fits(parts["objective"], parts["source"])
-    told += locate(found, layers)
+    told += locate(found, layers, joined.called)
     if told:
         raise RecipeError(told)
     return Recipe(**parts)
@@ -204,6 +181,8 @@ def _checked(layers: Sequence[Layer], told: list[str], name: str, registry: Regi
 def _section(make: Structurer, value: Any, wanted: Any, key: str) -> tuple[Any, list[Mistake]]:
     if not (isinstance(wanted, Kind) and wanted.many):
         return make.section(value, wanted, (key,))
+    if by_label(value):
+        value = new_entries(value)
     if not isinstance(value, list | tuple):
         what = f'found {show(value)}; wanted a list; write {key} = ["..."] or [[{key}]]'
         return None, [Mistake((key,), what)]

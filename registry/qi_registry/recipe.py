@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,6 +101,8 @@ def plain(value: Any, kinds: Sequence[Kind], names: Registry) -> Any:
         return str(value)
     if isinstance(value, tuple | list):
         return [plain(item, kinds, names) for item in value]
+    if isinstance(value, Mapping):
+        return {key: plain(item, kinds, names) for key, item in value.items()}
     if not attrs.has(type(value)):
         return value
     return {NAME: names.name_of(value, kinds[0]), **_fields(value, names)} if kinds else _fields(value, names)

@@ -20,10 +20,11 @@ from cattrs import (
 from cattrs.gen import make_dict_structure_fn
 
 from qi_core.errors import QiError
+from qi_registry.joining import New, by_label, label_of, new_entries
 from qi_registry.kinds import NAME, Kind, kind_of
 from qi_registry.mistakes import Mistake, Where, did_you_mean, show
 from qi_registry.registry import Registry
-from qi_registry.wording import says
+from qi_registry.wording import is_table, says
 
 Hook = Callable[[Any, Any], Any]
 
@@ -43,6 +44,7 @@ class Structurer:
         for fits, factory in (
             (attrs.has, self._record),
             (_is_tuple, self._tuple),
+            (is_table, self._table),
             (_is_literal, _literal),
             (_is_union, self._union),
             (_is_component, self._nested_component),
@@ -62,6 +64,8 @@ class Structurer:
     def component(self, value: Any, kind: Kind) -> Any:
         """A component, from its name alone or from a table with its name and settings."""
         table: dict[str, Any] = value if isinstance(value, dict) else {NAME: value}
+        if isinstance(table, New):
+            table = {NAME: table.label, **table}
         if not isinstance(table.get(NAME), str):
             found = "a table without a name" if isinstance(value, dict) and NAME not in value else show(value)
             known = ", ".join(self._registry.names(kind)) or "none"
@@ -74,6 +78,12 @@ class Structurer:
                 wrong.add_note(AttributeValidationNote("the name", NAME, str))
             raise wrong from error
         settings = {key: item for key, item in table.items() if key != NAME}
+        if isinstance(value, New) and value.label != table[NAME]:
+            key = label_of(entry.component)
+            if key is None:
+                own = table[NAME]
+                raise Wrong(f"{own} has no title or label, so it is called by its name; write {own} for {value.label}")
+            settings = {key: value.label, **settings}
         return self._converter.structure(settings, entry.component)
 
     def _nested_component(self, annotation: Any) -> Hook:
@@ -84,6 +94,8 @@ class Structurer:
         make = make_dict_structure_fn(cls, self._converter)
 
         def structure(value: Any, _: Any) -> Any:
+            if isinstance(value, New):
+                value = _new_record(value, cls)
             if not isinstance(value, dict):
                 raise Wrong(f"found {show(value)}; wanted a table of settings")
             try:
@@ -122,6 +134,8 @@ class Structurer:
         endless = len(members) == 2 and members[1] is Ellipsis
 
         def structure(value: Any, _: Any) -> Any:
+            if endless and by_label(value):
+                value = new_entries(value)
             if not isinstance(value, list | tuple):
                 raise Wrong(f"found {show(value)}; wanted {says(annotation)}; write [{show(value)}]")
             items = list(value)
@@ -139,6 +153,27 @@ class Structurer:
             if errors:
                 raise _group(errors, tuple)
             return tuple(made)
+
+        return structure
+
+    def _table(self, annotation: Any) -> Hook:
+        """Keys that the user chooses."""
+        _, wanted = get_args(annotation)
+
+        def structure(value: Any, _: Any) -> Any:
+            if not isinstance(value, dict):
+                raise Wrong(f"found {show(value)}; wanted {says(annotation)}")
+            made: dict[str, Any] = {}
+            errors: list[Exception] = []
+            for key, item in value.items():
+                try:
+                    made[key] = self._converter.structure(item, wanted)
+                except Exception as error:
+                    error.add_note(AttributeValidationNote(f"key {key}", key, wanted))
+                    errors.append(error)
+            if errors:
+                raise _group(errors, dict)
+            return made
 
         return structure
 
@@ -161,6 +196,19 @@ class Structurer:
             raise _unfit(value, annotation)
 
         return structure
+
+
+def _new_record(entry: New, cls: type[Any]) -> dict[str, Any]:
+    """A new entry as an ordinary table. One that lacks something is more likely an old one, misspelt."""
+    key = label_of(cls)
+    if key is None:
+        raise Wrong(f"{entry.label!r}: these have no name to call them by; wanted a number, or the whole list")
+    table = {key: entry.label, **entry}
+    lacking = [field.name for field in attrs.fields(cls) if field.default is attrs.NOTHING and field.name not in table]
+    if lacking and entry.others:
+        hint = did_you_mean(entry.label, entry.others) or f" (known: {', '.join(entry.others)})"
+        raise Wrong(f"none is called {entry.label!r}{hint}; for a new one, give {' and '.join(lacking)} too")
+    return table
 
 
 def _text(value: Any, _: Any) -> str:

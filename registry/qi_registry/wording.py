@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -32,6 +33,13 @@ def says(annotation: Any) -> str:
         return f"a list, each {says(members[0])}"
     if origin is tuple:
         return f"a list of {len(members)}: {', '.join(says(member) for member in members)}"
+    if is_table(annotation):
+        return f"a table, each key {says(members[1])}"
     if annotation in _WORDS:
         return _WORDS[annotation]
     return f"a table ({getattr(annotation, '__name__', annotation)})"
+
+
+def is_table(annotation: Any) -> bool:
+    """Whether a field holds a table whose keys the user chooses (``Mapping[str, float]``)."""
+    return get_origin(annotation) in (Mapping, dict) and get_args(annotation)[0] is str

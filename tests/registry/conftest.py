@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
@@ -87,6 +87,7 @@ class Words(Built):
 class Part:
     """One source of several."""
 
+    name: str = ""
     source: SourceComponent[Any]
     weight: float = field(default=1.0, validator=validators.gt(0))
 
@@ -98,6 +99,9 @@ class Mixture(Built):
     gives: ClassVar[type] = Samples
 
     parts: tuple[Part, ...]
+    bars: Mapping[str, float] = field(factory=dict)
+    """Whatever one likes."""
+    more: Mapping[str, Part] = field(factory=dict)
 
 
 @frozen(kw_only=True)
@@ -154,6 +158,7 @@ class Score(Built):
     """A score."""
 
     every: int = 0
+    title: str = ""
 
 
 OFFERS: dict[str, dict[str, Any]] = {

@@ -32,7 +32,7 @@ def test_fields_are_told_with_type_range_default_and_the_text_under_them(registr
         "[2, 4]",
     )
     assert (words["text"].wanted, words["text"].otherwise) == ("a path", "(none)")
-    (parts,) = fields(registry.find(KINDS["source"], "mixture").component)
+    parts = fields(registry.find(KINDS["source"], "mixture").component)[0]
     assert (parts.wanted, parts.otherwise) == ("a list, each a table (Part)", "(must be given)")
 
 
