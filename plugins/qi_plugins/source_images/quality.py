@@ -6,15 +6,13 @@ and summed in whole numbers, so that a verdict is the same on every machine.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from attrs import Attribute, field, frozen, validators
 
 from qi_core.drawing import Rejected
-
-_ROWS = 256  # of which the Laplacian is held at once: a picture of 64 million pixels must not need gigabytes
+from qi_core.measures import average, clarity, entropy, saturation
 
 
 def _range(_: object, attribute: Attribute[tuple[float, float]], value: tuple[float, float]) -> None:
@@ -56,33 +54,7 @@ class Quality:
             told = f"brightness {found:.4g}, {least:g} to {most:g} wanted"
             failed.append(("too dark" if found < least else "too bright", told))
         if self.saturation:
-            found = average(picture.convert("HSV").getchannel("S").histogram())
+            found = saturation(picture)
             if found < self.saturation:
                 failed.append(("too pale", f"saturation {found:.4g}, at least {self.saturation:g} wanted"))
         return Rejected(failed[0][0], "; ".join(told for _, told in failed)) if failed else None
-
-
-def clarity(luma: np.ndarray[Any, np.dtype[np.uint8]]) -> float:
-    """(H, W) -> the variance of L = Y(up) + Y(down) + Y(left) + Y(right) - 4 Y over the pixels that have all four."""
-    height, width = luma.shape
-    count: int = (height - 2) * (width - 2)
-    if height < 3 or width < 3:
-        return 0.0
-    total = squares = 0
-    for top in range(1, height - 1, _ROWS):
-        part = luma[top - 1 : min(top + _ROWS, height - 1) + 1].astype(np.int32)
-        laplacian = part[:-2, 1:-1] + part[2:, 1:-1] + part[1:-1, :-2] + part[1:-1, 2:] - 4 * part[1:-1, 1:-1]
-        total += int(laplacian.sum(dtype=np.int64))
-        squares += int((laplacian * laplacian).sum(dtype=np.int64))
-    return (squares * count - total * total) / (count * count)
-
-
-def entropy(histogram: list[int]) -> float:
-    """256 counts -> sum p log2 1/p, in bits."""
-    total = sum(histogram)
-    return sum(count / total * math.log2(total / count) for count in histogram if count)
-
-
-def average(histogram: list[int]) -> float:
-    """256 counts -> the mean of what they count, 0 to 1."""
-    return sum(value * count for value, count in enumerate(histogram)) / (255 * sum(histogram))
