@@ -89,7 +89,7 @@ class Emoji:
     (1F300 to 1F5FF: weather, plants, food, animals, things), "transport" (1F680 to 1F6FF), "newer" (1F900 to 1F9FF and
     1FA70 to 1FAFF, of all sorts) and "symbols" (the rest). They are the samples' categories."""
     languages: tuple[Literal["en", "zh"], ...] = field(default=("en",), validator=_some)
-    """Of the captions, each equally frequent. Chinese names are CLDR's, few of which read as a person would write."""
+    """Of the captions, each equally frequent. Chinese names are CLDR's too, as they stand."""
     templates: tuple[str, ...] = field(default=(), validator=_naming)
     """Captions, with {name} and {background}, both named in Chinese where the template is Chinese; ``languages`` has no
     say then. Empty: one for each language."""

@@ -175,7 +175,7 @@ def test_bitmaps_are_scaled_from_the_nearest_larger_one_and_let_the_ground_throu
     font: Callable[[Path, tuple[int, ...]], str], tmp_path: Path, place: Place
 ) -> None:
     path = font(tmp_path / "a.ttf", (32, 64))
-    assert fonts.read(path).strikes == (32, 64)
+    assert [fonts.read(path).draw("🍎", size).colour.height for size in (20, 40, 90)] == [32, 64, 64]
     settings = Emoji(font=path, height=40, width=40, padding=0, background=("pink",), held_out=0)
     pixels = drawn(settings, place, 1)[0].image.permute(1, 2, 0).numpy()
     assert tuple(pixels[4, 4]) == (0, 200, 0)
