@@ -15,6 +15,7 @@ from qi_core.testing.adapters import check_adapter as check_adapter
 from qi_core.testing.component import check_component as check_component
 from qi_core.testing.encoders import check_autoencoder as check_autoencoder
 from qi_core.testing.encoders import check_conditioner as check_conditioner
+from qi_core.testing.filter import check_filter as check_filter
 from qi_core.testing.listeners import check_evaluation as check_evaluation
 from qi_core.testing.listeners import check_tracker as check_tracker
 from qi_core.testing.models import check_denoiser as check_denoiser
@@ -33,6 +34,7 @@ __all__ = [
     "check_conditioner",
     "check_denoiser",
     "check_evaluation",
+    "check_filter",
     "check_objective",
     "check_optimizer",
     "check_parallel",
