@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from math import gcd
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -83,21 +84,22 @@ class Deck(Generic[E]):
         """What ``make`` makes of the entry in its epoch. Raises Unusable."""
         epoch, number = ticket
         if number in self._broken:
-            raise self._broken[number]
+            raise self._broken[number].again()
         try:
             return make(self._entries[number], epoch)
         except Unusable as error:
-            self._broken[number] = error
+            self._broken[number] = error.again()
             raise
 
     def other(self, ticket: Ticket, attempt: int) -> Ticket:
-        """An entry that stands in for one that is broken, in the same epoch. Raises QiError when all are broken."""
+        """An entry that stands in for one that is broken, in the same epoch: by and by all of them. Raises QiError when
+        all are broken."""
         if len(self._broken) == len(self._entries):
             reasons = Counter(error.reason for error in list(self._broken.values())).most_common(3)
             told = ", ".join(f"{count} {reason}" for reason, count in reasons)
             raise QiError(f"{self._where}: no usable sample is left ({told}); check the data")
         epoch, number = ticket
-        return epoch, number_of(f"{self._seed}/{epoch}/{number}/{attempt}/stands in") % len(self._entries)
+        return epoch, another(f"{self._seed}/{epoch}/{number}/stands in", number, attempt, len(self._entries))
 
     def _next(self) -> Ticket:
         if self._index == len(self._entries):
@@ -222,6 +224,15 @@ def permutation(seed: int, epoch: int, size: int) -> np.ndarray[Any, np.dtype[np
     """The order of an epoch. Raw bits, sorted: NumPy promises the stream of bits for ever, not its shuffles."""
     bits = np.random.PCG64(number_of(f"{seed}/{epoch}/order")).random_raw(size)
     return np.argsort(bits, kind="stable")
+
+
+def another(name: str, number: int, attempt: int, count: int) -> int:
+    """Which of ``count`` stands in for ``number``, at the first, second ... attempt: before any is asked again, all
+    have been, in an order that ``name`` decides."""
+    step = 1 + number_of(name) % max(count - 1, 1)
+    while gcd(step, count) > 1:  # ends at 1 at the latest
+        step = step % (count - 1) + 1
+    return (number + attempt * step) % count
 
 
 def number_of(name: str) -> int:
