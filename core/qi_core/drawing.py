@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from attrs import frozen
@@ -44,9 +45,10 @@ def made(source: Planned, ticket: Ticket) -> Made:
             name, rejected = source.called(tried), isinstance(error, Rejected)
             lost.append(Lost(key=name, reason=error.reason, detail=error.detail, rejected=rejected))
             if len(lost) == TRIES:
+                hint = "lower the bar that they are held to" if rejected else "check that the data is still there"
                 raise QiError(
-                    f"{TRIES} samples in a row could not be used, the last, {name}, because {error.reason} "
-                    f"({error.detail}); check that the data is still there and what is asked of it"
+                    f"{TRIES} samples in a row could not be used, the last, {name}: {error.reason} ({error.detail}); "
+                    f"{hint}, or give other data"
                 ) from error
         tried = source.other(ticket, len(lost))
 
@@ -55,7 +57,7 @@ def all_made(source: Planned, tickets: Sequence[Ticket], pool: ThreadPoolExecuto
     """One a ticket, in order, made side by side in the pool's threads."""
     if pool is None:
         return [made(source, ticket) for ticket in tickets]
-    return list(pool.map(lambda ticket: made(source, ticket), tickets))
+    return list(pool.map(partial(made, source), tickets))
 
 
 class Passed:

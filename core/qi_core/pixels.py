@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from functools import cache
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -34,6 +34,11 @@ class Unusable(Exception):
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason, detail)
         self.reason, self.detail = reason, detail
+
+    def again(self, whose: str = "") -> Self:
+        """To be raised once more: the same without the frames of the first time, which would keep a picture each.
+        ``whose``: stands before the reason, and is counted with it."""
+        return type(self)(f"{whose}: {self.reason}" if whose else self.reason, self.detail)
 
 
 @cache

@@ -14,7 +14,7 @@ from typing import Literal, Protocol, TypeAlias
 from attrs import define, field, frozen
 
 from qi_core.errors import QiError
-from qi_core.shuffling import number_of
+from qi_core.shuffling import another, number_of
 
 Split: TypeAlias = Literal["train", "held-out"]
 TRIES = 10_000
@@ -112,7 +112,7 @@ class Lines:
     def other(self, n: int, attempt: int) -> int:
         """Of the same epoch."""
         count = len(self.lines)
-        return n // count * count + number_of(f"{self.seed}/{n}/{attempt}") % count
+        return n // count * count + another(f"{self.seed}/{n}/stands in", n % count, attempt, count)
 
 
 def read_lines(path: Path) -> list[str]:

@@ -83,6 +83,7 @@ class CuratedSource:
 
     def __init__(self, stock: Stock, shares: Mapping[str, Fraction], seed: int, workers: int, skip: Skip) -> None:
         self.shares = shares
+        self._names = list(shares)
         self._stock = stock
         self._turns = Turns(list(shares.values()), seed)
         self._workers = workers
@@ -98,7 +99,11 @@ class CuratedSource:
         return self._stock.called(ticket[0], ticket[1:])
 
     def make(self, ticket: Ticket) -> Sample:
-        return self._stock.make(ticket[0], ticket[1:])
+        """Raises Unusable, counted by category."""
+        try:
+            return self._stock.make(ticket[0], ticket[1:])
+        except Unusable as error:
+            raise error.again(self._names[ticket[0]]) from error
 
     def other(self, ticket: Ticket, attempt: int) -> Ticket:
         return ticket[0], *self._stock.other(ticket[0], ticket[1:], attempt)

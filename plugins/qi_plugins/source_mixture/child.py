@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from attrs import evolve
 
 from qi_core.data import Sample, Samples
-from qi_core.drawing import Passed
+from qi_core.drawing import Passed, drawn
 from qi_core.errors import QiError
+from qi_core.pixels import Unusable
 from qi_core.place import Place
+from qi_core.skipped import Skipped
 from qi_core.source import Planned, Source, SourceComponent, Ticket
 
 
@@ -41,19 +46,24 @@ def build(source: SourceComponent[Any], place: Place, label: str, multiple: int)
     return live
 
 
-class Combined:
+class Combined(ABC):
     """What a source that is made of others has in common with each that is: a ticket is a child's number and then the
     child's own, and a child's label stands before the keys of its samples."""
 
     gives = Samples
 
-    def __init__(self, children: Mapping[str, Child]) -> None:
+    def __init__(self, kind: str, children: Mapping[str, Child], folder: Path) -> None:
+        """``kind``: what a child is called in reports, before its label. ``folder``: the run's."""
+        self.kind = kind
         self.children = dict(children)
         self.labels = list(children)
-        self._passed = Passed()
+        self._passed = Passed(Skipped(folder, f"{kind}s"))
 
     def child(self, number: int) -> Child:
         return self.children[self.labels[number]]
+
+    @abstractmethod
+    def plan(self, count: int) -> list[Ticket]: ...
 
     def cost(self, ticket: Ticket) -> int:
         return self.child(ticket[0]).cost(ticket[1:])
@@ -62,19 +72,24 @@ class Combined:
         return f"{self.labels[ticket[0]]}/{self.child(ticket[0]).called(ticket[1:])}"
 
     def make(self, ticket: Ticket) -> Sample:
-        sample: Sample = self.child(ticket[0]).make(ticket[1:])
+        """Raises Unusable, counted by child."""
+        try:
+            sample: Sample = self.child(ticket[0]).make(ticket[1:])
+        except Unusable as error:
+            raise error.again(f"{self.kind} {self.labels[ticket[0]]}") from error
         return evolve(sample, key=f"{self.labels[ticket[0]]}/{sample.key}")
 
     def other(self, ticket: Ticket, attempt: int) -> Ticket:
         return ticket[0], *self.child(ticket[0]).other(ticket[1:], attempt)
 
-    def passed(self) -> dict[str, int]:
-        """What ``draw`` had to pass over."""
-        return dict(self._passed.counts)
+    def draw(self, count: int) -> Samples:
+        return drawn(self, count, self._passed)  # type: ignore[no-any-return]
 
-
-def reports(children: Mapping[str, Child]) -> dict[str, int]:
-    """The children's counts, each with its label."""
-    return {
-        f"{label}: {reason}": count for label, child in children.items() for reason, count in child.report().items()
-    }
+    def report(self) -> dict[str, int]:
+        """What the children left out before, and what ``draw`` had to pass over, each with the child's label."""
+        before = {
+            f"{self.kind} {label}: {reason}": count
+            for label, child in self.children.items()
+            for reason, count in child.report().items()
+        }
+        return dict(Counter(before) + self._passed.counts)

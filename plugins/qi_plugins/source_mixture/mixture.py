@@ -9,12 +9,11 @@ from typing import Any, ClassVar
 from attrs import Attribute, field, frozen
 
 from qi_core.data import Samples
-from qi_core.drawing import drawn
 from qi_core.errors import QiError
 from qi_core.place import Place
 from qi_core.shares import Turns, in_turn
 from qi_core.source import Source, SourceComponent, Ticket
-from qi_plugins.source_mixture.child import Child, Combined, build, refuse_others, reports
+from qi_plugins.source_mixture.child import Child, Combined, build, refuse_others
 
 
 def _positive(_: object, __: Attribute[Any], value: float) -> None:
@@ -52,21 +51,18 @@ class Mixture:
         children = {
             str(number): build(part.source, place, f"part {number}", multiple) for number, part in enumerate(self.parts)
         }
-        return MixtureSource(children, tuple(part.weight for part in self.parts), place.seed)
+        return MixtureSource(children, tuple(part.weight for part in self.parts), place)
 
 
 class MixtureSource(Combined):
     """Which part gives the n-th sample depends on the weights, the seed and n; which of its samples, on the part."""
 
-    def __init__(self, children: Mapping[str, Child], weights: tuple[float, ...], seed: int) -> None:
-        super().__init__(children)
-        self._turns = Turns(weights, seed)
+    def __init__(self, children: Mapping[str, Child], weights: tuple[float, ...], place: Place) -> None:
+        super().__init__("part", children, place.folder)
+        self._turns = Turns(weights, place.seed)
 
     def plan(self, count: int) -> list[Ticket]:
         return in_turn(self._turns.take(count), lambda part, wanted: self.child(part).plan(wanted))
-
-    def draw(self, count: int) -> Samples:
-        return drawn(self, count, self._passed)  # type: ignore[no-any-return]
 
     def state_dict(self) -> dict[str, Any]:
         return {**self._turns.state_dict(), "parts": [child.state_dict() for child in self.children.values()]}
@@ -80,6 +76,3 @@ class MixtureSource(Combined):
         for child, own in zip(self.children.values(), state["parts"], strict=True):
             child.load_state_dict(own)
         self._turns.load_state_dict(state)
-
-    def report(self) -> dict[str, int]:
-        return reports({f"part {label}": child for label, child in self.children.items()}) | self.passed()

@@ -8,11 +8,10 @@ from typing import Any, ClassVar
 from attrs import Attribute, field, frozen, validators
 
 from qi_core.data import Samples
-from qi_core.drawing import drawn
 from qi_core.errors import QiError
 from qi_core.place import Place
 from qi_core.source import Source, SourceComponent, Ticket
-from qi_plugins.source_mixture.child import Child, Combined, build, refuse_others, reports
+from qi_plugins.source_mixture.child import Child, Combined, build, refuse_others
 
 
 def _stages(_: object, __: Attribute[Any], value: tuple[Stage, ...]) -> None:
@@ -57,14 +56,14 @@ class Stages:
             label: build(stage.source, place, f"stage {label}", multiple)
             for label, stage in zip(_labels(self.stages), self.stages, strict=True)
         }
-        return StagesSource(children, [stage.samples for stage in self.stages])
+        return StagesSource(children, [stage.samples for stage in self.stages], place)
 
 
 class StagesSource(Combined):
     """The position is a stage and the samples it has given, so that lengths may be changed at a resume."""
 
-    def __init__(self, children: Mapping[str, Child], lengths: list[int]) -> None:
-        super().__init__(children)
+    def __init__(self, children: Mapping[str, Child], lengths: list[int], place: Place) -> None:
+        super().__init__("stage", children, place.folder)
         self._lengths = lengths
         self._stage = self._given = 0
 
@@ -82,9 +81,6 @@ class StagesSource(Combined):
             self._given += wanted
         return tickets
 
-    def draw(self, count: int) -> Samples:
-        return drawn(self, count, self._passed)  # type: ignore[no-any-return]
-
     def state_dict(self) -> dict[str, Any]:
         return {
             "stage": self.labels[self._stage],
@@ -101,6 +97,3 @@ class StagesSource(Combined):
         for label, own in state["stages"].items():
             self.children[label].load_state_dict(own)
         self._stage, self._given = self.labels.index(state["stage"]), state["given"]
-
-    def report(self) -> dict[str, int]:
-        return reports({f"stage {label}": child for label, child in self.children.items()}) | self.passed()

@@ -68,7 +68,7 @@ class TextSource:
     def make(self, ticket: Ticket) -> Sample:
         sample = self.sample(ticket[0])
         if sample is None:
-            raise Unusable("does not fit the picture", f"{self.settings.width}x{self.settings.height} pixels")
+            raise self.misfit()
         return sample
 
     def other(self, ticket: Ticket, attempt: int) -> Ticket:
@@ -89,6 +89,11 @@ class TextSource:
     def typesets(self) -> tuple[Typeset, ...]:
         """See ``Legible.typesets``."""
         return self.writer.typesets()
+
+    def misfit(self) -> Unusable:
+        """What is said of a string that does not fit."""
+        size = f"{self.settings.width}x{self.settings.height} pixels"
+        return Unusable("does not fit the picture", f"{size}; make the picture larger or the lines shorter")
 
     def sample(self, n: int, instead: str | None = None) -> Sample | None:
         """The n-th sample; None where its string does not fit the picture. ``instead``: what is drawn in the place of

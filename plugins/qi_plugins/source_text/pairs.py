@@ -38,12 +38,15 @@ class PairSource:
         winner, n = self.text.make(ticket), ticket[0]
         wrong = self._wrong(winner.text, n)
         if wrong is None:
-            raise Unusable("holds no character that has a look-alike", winner.text)
+            raise Unusable(
+                "holds no character that has a look-alike",
+                f"{winner.text}; name look_alikes of the alphabet's own characters",
+            )
         if not self.text.belongs(wrong):
             raise Unusable("has a look-alike that is of the other split", wrong)
         loser = self.text.sample(n, instead=wrong)
         if loser is None:
-            raise Unusable("does not fit the picture", wrong)
+            raise self.text.misfit()
         return Pair(key=winner.key, prompt=winner.prompt, winner=winner.image, loser=loser.image)
 
     def other(self, ticket: Ticket, attempt: int) -> Ticket:

@@ -11,43 +11,48 @@ import pytest
 import torch
 from attrs import frozen
 
-from qi_core import Place, QiError, Sample, Samples
+from qi_core import Place, Planned, QiError, Sample, Samples
+from qi_core.pixels import Unusable
 from qi_plugins.source_mixture.mixture import Mixture, Part
 from qi_plugins.source_mixture.stages import Stage, Stages
+from support.planned import Numbered
 
 
 @frozen(kw_only=True)
 class Counting:
-    """Gives its name and 0, 1, 2 ..."""
+    """Gives its name and 0, 1, 2 ..., of which some are broken; found 2 too small before."""
 
     gives: ClassVar[type] = Samples
 
     name: str
+    broken: tuple[int, ...] = ()
+    stands_in: bool = True
+    """Whether stand-ins are usable."""
+    type: type[Any] | None = None
 
     def build(self, place: Place, multiple: int) -> Any:
-        return _Counting(self.name, place.seed)
+        return (self.type or _Counting)(self, place.seed)
 
 
-class _Counting:
-    def __init__(self, name: str, seed: int) -> None:
-        self.name, self.seed, self.at = name, seed, 0
+class _Counting(Numbered):
+    def __init__(self, settings: Counting, seed: int) -> None:
+        super().__init__(seed)
+        self.settings = settings
 
-    def draw(self, count: int) -> Samples:
-        self.at += count
-        items = (
-            Sample(key=f"{i}", prompt=f"{self.name}{i}", image=torch.empty(3, 0, 0))
-            for i in range(self.at - count, self.at)
-        )
-        return Samples(items=tuple(items))
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"at": self.at}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.at = state["at"]
+    def sample(self, n: int) -> Sample:
+        if n in self.settings.broken or (n >= 1000 and not self.settings.stands_in):
+            raise Unusable("cannot be decoded", "cut short")
+        return Sample(key=f"{n}", prompt=f"{self.settings.name}{n}", image=torch.empty(3, 0, 0))
 
     def report(self) -> dict[str, int]:
-        return {"too small": 2} if self.name == "a" else {}
+        return {"too small": 2} if self.settings.name == "a" else {}
+
+
+class _OnlyDraws:
+    """Of one kind: what makes a source Planned is missing."""
+
+    def __init__(self, settings: Counting, seed: int) -> None:
+        self.draw = _Counting(settings, seed).draw
 
 
 @frozen(kw_only=True)
@@ -204,7 +209,61 @@ def test_a_stage_may_be_a_mixture(place: Place) -> None:
 
 def test_children_roll_numbers_of_their_own(place: Place) -> None:
     source: Any = mixture(a=1, b=1).build(place, 16)
-    assert len({child.seed for child in source._children.values()} | {place.seed}) == 3
+    assert len({child.seed for child in source.children.values()} | {place.seed}) == 3
+
+
+def lossy(*broken: int, stands_in: bool = True) -> list[Any]:
+    """A mixture and two stages, in each of which numbers of the one child are broken."""
+    a, b = Counting(name="a", broken=broken, stands_in=stands_in), Counting(name="b")
+    return [
+        Mixture(parts=(Part(source=a), Part(source=b))),
+        Stages(stages=(Stage(name="0", samples=20, source=a), Stage(name="1", source=b))),
+    ]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_sample_that_breaks_costs_its_seat_alone(place: Place, number: int) -> None:
+    """Another of the same child sits there, which the ticket decides; all others sit where they would anyway."""
+    broken = (0, 3, 1003, 9)
+    whole, torn = (lossy(*which)[number].build(place, 16) for which in ((), broken))
+    found = dict(zip(prompts(whole.draw(40)), prompts(torn.draw(40)), strict=True))
+    assert {was: now for was, now in found.items() if was != now} == {"a0": "a1000", "a3": "a2003", "a9": "a1009"}
+    kind = ("part", "stage")[number]
+    assert torn.report() == {f"{kind} 0: too small": 2, f"{kind} 0: cannot be decoded": 4}
+    lines = list(map(json.loads, (place.folder / "skipped.jsonl").read_text().splitlines()))
+    assert sorted(line["key"] for line in lines) == ["0/0", "0/1003", "0/3", "0/9"]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_what_comes_next_is_told_before_it_is_made_and_made_from_that_alone(place: Place, number: int) -> None:
+    settings = lossy(3)[number]
+    wanted = prompts(settings.build(place, 16).draw(40))
+    planner, maker = (settings.build(place, 16) for _ in range(2))
+    tickets = planner.plan(40)
+    with pytest.raises(Unusable) as error:
+        maker.make(tickets.pop(at := [planner.called(ticket) for ticket in tickets].index("0/3")))
+    assert error.value.reason == f"{('part', 'stage')[number]} 0: cannot be decoded"
+    made = [maker.make(ticket) for ticket in tickets]
+    assert [sample.prompt for sample in made] == wanted[:at] + wanted[at + 1 :]
+    assert [sample.key for sample in made] == [planner.called(ticket) for ticket in tickets]
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_child_of_which_nothing_is_usable_ends_in_one_line(place: Place, number: int) -> None:
+    source = lossy(*range(100), stands_in=False)[number].build(place, 16)
+    with pytest.raises(QiError, match=r"^1000 samples in a row .* the last, 0/\d+: (part|stage) 0: cannot be decoded"):
+        source.draw(1 if number else 64)
+
+
+def test_a_source_that_cannot_say_what_comes_next_is_refused_and_works_alone(place: Place) -> None:
+    only_draws = Counting(name="a", type=_OnlyDraws)
+    with pytest.raises(QiError, match=r"^part 1: Counting cannot say what comes next .* train on it alone$"):
+        Mixture(parts=(Part(source=Counting(name="b")), Part(source=only_draws))).build(place, 16)
+    with pytest.raises(QiError, match=r"^stage late: Counting cannot say"):
+        Stages(stages=(Stage(name="late", source=only_draws),)).build(place, 16)
+    alone = only_draws.build(place, 16)
+    assert not isinstance(alone, Planned)
+    assert prompts(alone.draw(2)) == ["a0", "a1"]
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ def test_a_file_with_nothing_usable_is_told(tmp_path: Path) -> None:
 
 def test_only_lines_that_fit_nowhere_end_in_a_message(tmp_path: Path) -> None:
     texts = lines(tmp_path, "unbreakable")
-    with pytest.raises(QiError, match="in a row do not fit 32x32"):
+    with pytest.raises(QiError, match=r"^1000 samples in a row .*32x32 pixels; make the picture larger or the lines"):
         build(text=texts, layout="paragraph", height=32, width=32, held_out=0.0).draw(1)
 
 
