@@ -13,23 +13,7 @@ import pytest
 from PIL import Image
 
 from qi_core import keeping
-from qi_core.bar import Bar
-from qi_core.filtering import Filtered
-from qi_core.keeping import Keeper
-from support.planned import Deal, greys
-
-LUMA = Bar(measuring=lambda sample: float(sample.image.float().mean()) / 255, least=0.5, below="too dark")
-FILTERS = {"luma": LUMA}
-
-
-def judge(folder: Path, count: int = 100, backward: bool = False) -> dict[str, int]:
-    """Every one of so many pictures, once."""
-    samples = greys(count)
-    keeper = Keeper(folder, FILTERS)
-    source = Filtered(Deal(samples[::-1] if backward else samples), FILTERS, keeper)
-    source.draw(count)
-    source.close()
-    return keeper.report()
+from support.judging import judge
 
 
 def eyes(folder: Path, which: str) -> dict[str, Any]:
