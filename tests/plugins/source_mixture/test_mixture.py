@@ -15,7 +15,7 @@ from qi_core import Place, Planned, QiError, Sample, Samples
 from qi_core.pixels import Unusable
 from qi_plugins.source_mixture.mixture import Mixture, Part
 from qi_plugins.source_mixture.stages import Stage, Stages
-from support.planned import Numbered
+from support.numbered import Numbered
 
 
 @frozen(kw_only=True)
