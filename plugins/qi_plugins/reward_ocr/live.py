@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from qi_core import Candidate, Scores
+from qi_core.ocr import Engine
 from qi_core.quotes import NO_TEXT, wanted_text
 from qi_plugins.reward_ocr.component import Ocr
-from qi_plugins.reward_ocr.engine import Engine
 
 
 class Reading:
@@ -60,7 +60,7 @@ class Reading:
 
 def build(settings: Ocr) -> Reading:
     """Raises QiError where packages or models are missing."""
-    return Reading(settings, [Engine(settings) for _ in range(settings.workers)])
+    return Reading(settings, [Engine(settings, "reward ocr") for _ in range(settings.workers)])
 
 
 def normal(text: str, settings: Ocr) -> str:

@@ -16,11 +16,11 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from qi_core import Candidate, Place, QiError, Scores, typeface
+from qi_core import ocr as engine
 from qi_core.glyphs import Typeset
+from qi_core.ocr import enlarged
 from qi_core.testing import check_component, check_reward
-from qi_plugins.reward_ocr import engine
 from qi_plugins.reward_ocr.component import Ocr
-from qi_plugins.reward_ocr.engine import enlarged
 from qi_plugins.reward_ocr.live import agreement, normal
 
 pytest.importorskip("rapidocr")
@@ -145,7 +145,7 @@ def test_lines_that_are_too_unsure_count_as_not_there() -> None:
 
 def test_the_reader_gets_its_colours_in_its_own_order() -> None:
     shown: list[engine.Bytes] = []
-    reader = engine.Engine(LINE)
+    reader = engine.Engine(LINE, "reward ocr")
     read = reader._read
 
     def look(picture: engine.Bytes, **settings: bool) -> Any:
