@@ -12,7 +12,7 @@ from qi_core.errors import QiError
 
 if TYPE_CHECKING:
     from qi_core import Place
-    from qi_plugins.reward_clip.towers import Towers
+    from qi_plugins.reward_clip.towers import Scoring
 
 
 @frozen(kw_only=True)
@@ -35,14 +35,14 @@ class ClipSimilarity:
     device: Literal["run", "cpu"] = "run"
     """"run": where the run computes. "cpu" leaves that device's memory alone."""
 
-    def build(self, place: Place) -> Towers:
+    def build(self, place: Place) -> Scoring:
         if find_spec("transformers") is None:
             raise QiError(
                 "reward: the package transformers is not installed; wanted for CLIP models; pip install 'qi[qwen]'"
             )
-        from qi_plugins.reward_clip.towers import Towers
+        from qi_plugins.reward_clip.towers import Scoring
 
-        return Towers(self, place)
+        return Scoring(self, place)
 
     def value(self, cosine: float, scale: float) -> float:
         """The reward. ``scale``: the factor that the model has learned for its logits."""
