@@ -23,6 +23,7 @@ from qi_plugins.source_images.curated import Category, Curated
 from qi_plugins.source_images.curating import tell
 from qi_plugins.source_images.images import Images
 from qi_plugins.source_images.quality import Quality
+from support.numbered import Numbered
 
 BAR = Quality(clarity=200, detail=3, brightness=(0.2, 0.9), saturation=0.05)
 
@@ -216,7 +217,7 @@ def test_what_is_below_the_bar_goes_and_is_told_with_value_and_threshold(data: P
     assert seen == {"good/0.png", "good/1.png", "good/2.png", "mixed/fine.png"}
     told = skips(place)
     for name, (_, reason, detail) in BAD.items():
-        assert told[f"mixed/{name}.png"][0] == reason, name
+        assert told[f"mixed/{name}.png"][0] == f"mixed: {reason}", name
         assert detail in told[f"mixed/{name}.png"][1], name
     assert source.report() == {
         "mixed: not clear": 2, "mixed: not detailed": 1, "mixed: too dark": 1, "mixed: too bright": 1,
@@ -300,7 +301,7 @@ def test_it_is_a_component_and_keeps_the_contract_of_sources(uneven: Path) -> No
     )
 
 
-def test_batch_size_and_workers_change_nothing_and_a_resume_reports_the_same(uneven: Path, place: Place) -> None:
+def test_batch_size_and_workers_change_nothing_and_a_resume_goes_on(uneven: Path, place: Place) -> None:
     def told(samples: Any) -> list[tuple[str, bytes]]:
         return [(sample.key, sample.image.numpy().tobytes()) for sample in samples]
 
@@ -313,10 +314,11 @@ def test_batch_size_and_workers_change_nothing_and_a_resume_reports_the_same(une
     source.draw(40)
     resumed = settings.build(place, 16)
     resumed.load_state_dict(json.loads(json.dumps(source.state_dict())))
-    assert resumed.report() == source.report() == {
+    assert told(resumed.draw(50)) == wanted[40:]
+    assert resumed.report() == unbroken.report() == {
         "a/x: cannot be decoded": 1, "a/x: too pale": 1, "b: cannot be decoded": 1,
     }  # fmt: skip
-    assert told(resumed.draw(50)) == wanted[40:]
+    assert sorted(skips(place)) == ["a/x/2.png", "a/x/4.png", "b/0.png"]
 
 
 def test_changed_data_is_refused_or_told(uneven: Path, place: Place) -> None:
@@ -349,26 +351,17 @@ class Drawn:
         return _Drawn(self.bad, place.seed)
 
 
-class _Drawn:
+class _Drawn(Numbered):
     def __init__(self, bad: int, seed: int) -> None:
-        self.bad, self.seed, self.at = bad, seed, 0
+        super().__init__(seed)
+        self.bad = bad
 
-    def draw(self, count: int) -> Samples:
-        self.at += count
-        return Samples(items=tuple(self.one(n) for n in range(self.at - count, self.at)))
-
-    def one(self, n: int) -> Sample:
+    def sample(self, n: int) -> Sample:
         image = good(self.seed % 1000 + n)
         grey = image.convert("L").convert("RGB") if self.bad and n % self.bad == 0 else image
         return Sample(
             key=f"{n}", prompt=f"picture {n}", image=torch.from_numpy(np.array(grey)).permute(2, 0, 1).contiguous()
         )
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"at": self.at}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.at = state["at"]
 
     def report(self) -> dict[str, int]:
         return {"too small": 2} if self.bad else {}
@@ -387,12 +380,10 @@ def test_sources_are_categories_too(place: Place) -> None:
     source = nested().build(place, 16)
     batch = source.draw(64)
     assert Counter(sample.category for sample in batch) == {"text/new": 16, "text/old": 16, "photo": 32}
-    assert [s.key for s in batch if s.category == "text/new"][:4] == [f"text/new/{n}" for n in (1, 2, 4, 5)]
-    assert source.report() == {"text/new: too small": 2, "text/new: too pale": 8}
-    resumed = nested().build(place, 16)
-    resumed.load_state_dict(json.loads(json.dumps(source.state_dict())))
-    assert resumed.report() == source.report()
-    assert skips(place)["text/new/3"] == ("too pale", "saturation 0, at least 0.05 wanted")
+    stood_in = (1000, 1, 2, 1003, 4, 5, 1006, 7)
+    assert [s.key for s in batch if s.category == "text/new"][:8] == [f"text/new/{n}" for n in stood_in]
+    assert source.report() == {"text/new: too small": 2, "text/new: too pale": 6}
+    assert skips(place)["text/new/3"] == ("text/new: too pale", "saturation 0, at least 0.05 wanted")
     assert drawn(nested(balance="natural").build(place, 16), 64) == {"text/new": 32, "text/old": 16, "photo": 16}
     seeds = {child.seed for child in source._stock.children.values()}
     assert len(seeds | {place.seed}) == 4, "two sources of one kind must not roll the same numbers"
@@ -403,8 +394,8 @@ def test_sources_keep_the_contract_too() -> None:
 
 
 def test_a_source_of_which_none_is_good_enough_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qi_plugins.source_images.curating.FRUITLESS", 20)
-    with pytest.raises(QiError, match=r"'text/new', 20 pictures in a row.*too pale.*lower source.quality"):
+    monkeypatch.setattr("qi_core.drawing.TRIES", 20)
+    with pytest.raises(QiError, match=r"^20 samples in a row .* text/new/\d+: text/new: too pale .*; lower the bar"):
         nested(bad=1).build(place, 16).draw(10)
 
 
@@ -418,7 +409,8 @@ def test_categories_may_be_added_at_a_resume_but_not_taken_away(place: Place) ->
     smaller.draw(10)
     more = nested().build(place, 16)
     more.load_state_dict(smaller.state_dict())
-    assert drawn(more, 64) == {"text/new": 16, "text/old": 16, "photo": 32}
+    found = drawn(more, 64)  # and what was due to the two when there were only two
+    assert {name: pytest.approx(found[name], abs=1) for name in found} == {"text/new": 16, "text/old": 16, "photo": 32}
 
 
 # --- settings ------------------------------------------------------------------------------------------------------
