@@ -21,8 +21,7 @@ from typing import Any
 from attrs import asdict, evolve, frozen
 from common import Clock, table, write
 
-from qi_core.feed import Feed
-from qi_core.loop import step
+from qi_core.loop import feeding, step
 from qi_core.place import Place
 from qi_core.run import Evaluating, Run
 from qi_core.source import SourceComponent
@@ -80,9 +79,9 @@ def train(recipe: Recipe, side: str, seed: int, budget: float, first: float, eve
         points: list[Point] = []
         spent = 0.0
         for component, seconds in parts:
-            run.source = component.build(place, scale)
+            run.source, run.spec = component.build(place, scale), None
             until = spent + seconds
-            with Feed(run.source, run.train.batch, run.train.prefetch) as feed:
+            with feeding(run) as feed:
                 while spent < until:
                     clock, now = Clock(), min(every, until - spent)
                     losses = [step(run, feed).loss]

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from qi_core.encoder import Autoencoder as Autoencoder
     from qi_core.encoder import Conditioner as Conditioner
     from qi_core.encoder import Encoders as Encoders
+    from qi_core.engine import Engine as Engine
+    from qi_core.engine import EngineComponent as EngineComponent
     from qi_core.errors import QiError as QiError
     from qi_core.errors import RecipeError as RecipeError
     from qi_core.evaluation import Evaluation as Evaluation
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
     from qi_core.sampler import Step as Step
     from qi_core.sampler import StochasticSampler as StochasticSampler
     from qi_core.sampler import Transition as Transition
+    from qi_core.settings import Data as Data
     from qi_core.settings import Guidance as Guidance
     from qi_core.settings import Preview as Preview
     from qi_core.settings import Shift as Shift
@@ -92,6 +95,7 @@ if TYPE_CHECKING:
     from qi_core.tracker import Change as Change
     from qi_core.tracker import Ended as Ended
     from qi_core.tracker import Evaluated as Evaluated
+    from qi_core.tracker import Notice as Notice
     from qi_core.tracker import Picture as Picture
     from qi_core.tracker import Saved as Saved
     from qi_core.tracker import Start as Start
@@ -109,6 +113,7 @@ _HOME = {
     "denoiser": ("Denoiser", "DenoiserComponent", "DenoiserModule", "Sharding"),
     "dice": ("Dice",),
     "encoder": ("Autoencoder", "Conditioner", "Encoders"),
+    "engine": ("Engine", "EngineComponent"),
     "errors": ("QiError", "RecipeError"),
     "evaluation": ("Evaluation", "EvaluationComponent", "Validation"),
     "filter": ("Filter", "FilterComponent"),
@@ -122,14 +127,15 @@ _HOME = {
     "reward": ("Candidate", "Reward", "RewardComponent", "Scores", "Weighted"),
     "rollouts": ("NoisyStep", "Rollout", "Rollouts"),
     "sampler": ("Record", "Sampler", "Step", "StochasticSampler", "Transition"),
-    "settings": ("Guidance", "Preview", "Shift", "Train"),
+    "settings": ("Data", "Guidance", "Preview", "Shift", "Train"),
     "shadow": ("Average", "Fixed", "Ramp", "Refreshed", "Rule", "Shadow", "Shadowed"),
     "shards": ("Held", "Part", "Whole", "fill"),
     "source": ("OnPolicy", "Planned", "Source", "SourceComponent", "Ticket"),
     "stochastic": ("Window",),
     "store": ("Checkpoint", "Store", "StoreComponent"),
     "tracker": (
-        "Change", "Ended", "Evaluated", "Picture", "Saved", "Start", "StepDone", "Tracker", "TrackerComponent",
+        "Change", "Ended", "Evaluated", "Notice", "Picture", "Saved", "Start", "StepDone", "Tracker",
+        "TrackerComponent",
     ),
 }  # fmt: skip
 _WHERE = {name: module for module, names in _HOME.items() for name in names}

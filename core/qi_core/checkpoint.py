@@ -44,6 +44,7 @@ def take(run: Run) -> Checkpoint:
             "updates": {name: shadow.updates for name, shadow in run.shadows.items()},
             "skipped_updates": run.skipped_updates,
             "norms": run.norms,
+            "lost": dict(run.losses.counts),
             "events": [{"step": change.step, "setting": change.setting} for change in run.ledger.read()],
         },
         recipe=run.recipe,
@@ -85,6 +86,7 @@ def give_back(run: Run, checkpoint: Checkpoint) -> None:
             raise QiError(f"{where}: no weights called {name!r} in it; the recipe asks for some; {advice}")
         shadow.load(saved.get(name, saved["model"]), _updates(checkpoint, name))
     run.step = checkpoint.step
+    run.losses.load(checkpoint.state.get("lost", {}))
     run.skipped_updates, run.norms = checkpoint.state["skipped_updates"], list(checkpoint.state.get("norms", ()))
     if run.main and not run.ledger.path.exists():  # the checkpoint was copied here alone: it brings its events along
         for event in checkpoint.state["events"]:

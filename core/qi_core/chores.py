@@ -19,7 +19,8 @@ from qi_core.errors import QiError
 from qi_core.evaluation import Evaluation, Validation
 from qi_core.generate import Painter
 from qi_core.objective import Loss, Mean
-from qi_core.run import Run
+from qi_core.orders import Ordered
+from qi_core.run import Effect, Run
 from qi_core.settings import Preview
 from qi_core.tracker import Change, Evaluated, Picture, Saved
 
@@ -30,33 +31,38 @@ def due(every: int, step: int, last: bool) -> bool:
 
 
 def changes(run: Run) -> None:
-    """Replay the ledger's changes for this step, then take what is asked for now."""
+    """What takes effect at this step: changes of the ledger whose turn has come, then those that are asked for now."""
     while run.replay and run.replay[0].step <= run.step:
         change = run.replay.pop(0)
-        run.change(run, change.setting)()
-        if change.step == run.step:  # what took effect before the run was stopped has been told
-            run.tell(change)
+        run.change(run, change.setting).apply()
+        run.tell(change)
     requests = list(run.channel.requests()) if run.main else []
     for number, setting in enumerate(run.strategy.team.send([request.setting for request in requests])):
-        change = Change(step=run.step, setting=setting)
         try:
-            take_effect = together(run.strategy.team, partial(_accept, run, change))
+            change, effect = together(run.strategy.team, partial(_accept, run, setting))
         except QiError as error:
             if run.main:
                 requests[number].answer(str(error), None)
             continue
-        take_effect()
+        if change.step > run.step:
+            run.replay = sorted([*run.replay, change], key=lambda each: each.step)
+        else:
+            effect.apply()
+            run.tell(change)
         if run.main:
-            requests[number].answer("taken", run.step)
-        run.tell(change)
+            requests[number].answer("taken", change.step)
 
 
-def _accept(run: Run, change: Change) -> Callable[[], None]:
-    """Checked, and on rank 0 written down: what puts it into effect."""
-    take_effect = run.change(run, change.setting)
+def _accept(run: Run, setting: str) -> tuple[Change, Effect]:
+    """Checked, fenced at a step, and on rank 0 written down."""
+    effect = run.change(run, setting)
+    step = run.step
+    if effect.data and run.data.fence == "drain" and isinstance(run.feed, Ordered):
+        step = run.feed.hold(run.step)
+    change = Change(step=step, setting=setting)
     if run.main:
         run.ledger.append(change)
-    return take_effect
+    return change, effect
 
 
 def save(run: Run, last: bool) -> None:

@@ -24,15 +24,23 @@ T = TypeVar("T")
 def deal(batch: AnyBatch, replicas: int, replica: int, parts: int) -> list[tuple[AnyBatch, float]]:
     """The micro-batches of one replica, and the share of each in the mean over the global batch.
 
-    Shares of all replicas add up to one, so gradients of ``share * loss`` summed over replicas are those of the mean
-    over all samples. ``parts``: at most so many micro-batches a replica; an empty batch gives none.
+    ``parts``: at most so many micro-batches a replica; an empty batch gives none.
     """
     own = [batch.pick(each) for each in balanced(batch.costs, replicas)] if replicas > 1 else [batch]
     most = min(parts, max(len(each) for each in own))
-    dealt = [(micro, len(micro) / len(batch)) for micro in own[replica].split(most)] if len(own[replica]) else []
-    while len(dealt) < most:
-        dealt.append((batch.pick([0]), 0.0))
-    return dealt
+    mine = own[replica] if len(own[replica]) or not len(batch) else batch.pick([0])
+    return dealt(mine, len(batch), most, spare=not len(own[replica]))
+
+
+def dealt(own: AnyBatch, total: int, passes: int, spare: bool = False) -> list[tuple[AnyBatch, float]]:
+    """A replica's samples in ``passes`` micro-batches, each with its share in the mean over the ``total`` samples of
+    all replicas: the shares of all add up to one, so gradients of ``share * loss`` summed over replicas are those of
+    the mean. ``spare``: the samples are others', and only computed to keep them company.
+    """
+    if not total:
+        return []
+    micros = [(micro, len(micro) / total) for micro in own.split(passes)] if not spare else []
+    return micros + [(own.pick([0]), 0.0)] * (passes - len(micros))
 
 
 def balanced(costs: Sequence[int], replicas: int) -> list[list[int]]:

@@ -14,8 +14,10 @@ import pluggy
 if TYPE_CHECKING:
     from qi_core.adapter import AdapterComponent
     from qi_core.command import Command
+    from qi_core.curriculum import CurriculumComponent
     from qi_core.denoiser import DenoiserComponent
     from qi_core.encoder import Autoencoder, Conditioner
+    from qi_core.engine import EngineComponent
     from qi_core.evaluation import EvaluationComponent
     from qi_core.filter import FilterComponent
     from qi_core.objective import Objective
@@ -75,6 +77,11 @@ def qi_sources() -> Mapping[str, type[SourceComponent[Any]]]:  # type: ignore[em
 
 
 @hookspec
+def qi_curriculums() -> Mapping[str, type[CurriculumComponent]]:  # type: ignore[empty-body]
+    """Which settings hold at which step."""
+
+
+@hookspec
 def qi_optimizers() -> Mapping[str, type[OptimizerComponent]]:  # type: ignore[empty-body]
     """The update and its schedule."""
 
@@ -97,6 +104,11 @@ def qi_evaluations() -> Mapping[str, type[EvaluationComponent]]:  # type: ignore
 @hookspec
 def qi_rewards() -> Mapping[str, type[RewardComponent]]:  # type: ignore[empty-body]
     """What a picture is worth."""
+
+
+@hookspec
+def qi_engines() -> Mapping[str, type[EngineComponent]]:  # type: ignore[empty-body]
+    """Who makes and encodes samples."""
 
 
 @hookspec

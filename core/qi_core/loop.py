@@ -6,25 +6,28 @@ import math
 import signal
 import statistics
 import time
-import zlib
-from collections.abc import Generator, Mapping
+from collections import Counter
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import FrameType, TracebackType
 
 import torch
 
 from qi_core import chores
-from qi_core.data import Batch, keys, listed
-from qi_core.dealing import deal, over_replicas
+from qi_core.data import keys, listed
+from qi_core.dealing import dealt, of_replicas, over_replicas
 from qi_core.dice import Dice
 from qi_core.errors import LostError, QiError
-from qi_core.feed import Feed
+from qi_core.feed import Feed, Feeding, Ready
 from qi_core.objective import Mean
+from qi_core.orders import Cut, Ordered
 from qi_core.parallel import Strategy
 from qi_core.place import Closing
+from qi_core.portions import Lost, Portion
+from qi_core.producing import Encodable, joined
 from qi_core.run import Run
 from qi_core.source import OnPolicy
-from qi_core.tracker import Ended, Start, StepDone
+from qi_core.tracker import Ended, Notice, Start, StepDone
 from qi_core.watch import Watch
 
 PATIENCE = 20
@@ -41,13 +44,14 @@ def train(run: Run) -> Ended:
     Raises QiError when nothing usable can be drawn, saved or learned.
     """
     began = time.perf_counter()
-    run.replay = run.strategy.team.send(run.ledger.read())
+    # Those of before are in effect: the run was assembled with them.
+    run.replay = run.strategy.team.send([change for change in run.ledger.read() if change.step >= run.step])
     parameters = sum(math.prod(run.held.shape(name)) for name in run.held.trained)
     run.tell(
         Start(folder=run.folder, step=run.step, steps=run.train.steps, parameters=parameters, notes=tuple(run.notes))
     )
-    ahead = 0 if isinstance(run.source, OnPolicy) else run.train.prefetch
-    with closing(run), Signals() as signals, run.watch, Feed(run.source, run.train.batch, ahead) as feed:
+    with closing(run), Signals() as signals, run.watch, feeding(run) as feed:
+        run.feed = feed
         chores.changes(run)
         if run.step == 0 and run.train.evaluate_first:
             chores.evaluate(run, last=True)
@@ -80,21 +84,43 @@ def train(run: Run) -> Ended:
         step=run.step,
         reason=stop or "done",
         seconds=time.perf_counter() - began,
-        skipped=run.source.report(),  # after the feed's thread has ended: it counts too
+        skipped=dict(run.losses.counts + Counter(run.source.report())),  # after the feed's threads have ended
         summary=summary(run),
     )
     run.tell(ended)
     return ended
 
 
-def step(run: Run, feed: Feed) -> StepDone:
+def feeding(run: Run) -> Feeding:
+    """What the loop trains on from where the run stands."""
+    replicas, replica = run.strategy.replicas, run.strategy.replica
+    train = run.train
+    if run.spec is None or run.engine is None:
+        ahead = 0 if isinstance(run.source, OnPolicy) else train.prefetch
+        return Feed(run.source, train.batch, ahead, replicas, replica, train.accumulate)
+    run.engine.begin(run.spec)
+    return Ordered(
+        run.spec.maker.source,
+        run.engine,
+        spec=run.spec.digest,
+        step=run.step,
+        size=train.batch,
+        ahead=train.prefetch,
+        cut=Cut(portion=run.data.portion, replicas=replicas, replica=replica, accumulate=train.accumulate),
+        patience=run.data.patience,
+    )
+
+
+def step(run: Run, feed: Feeding) -> StepDone:
     """One update: data, encode, forward, backward, step."""
     watch = Times(run.watch)
     dice, models = Dice(run.train.seed, run.step), run.models
     with watch("data", watched=not isinstance(run.source, OnPolicy)):  # rollouts take their time
         ready = feed.next()
-        refuse_different(run.strategy, ready.batch, run.step)
-        mine = deal(ready.batch, run.strategy.replicas, run.strategy.replica, run.train.accumulate)
+    with watch("encode"):
+        portions = encoded(run, ready)
+    lost = agree_on_samples(run.strategy, ready, portions, run.step)
+    mine = dealt(joined([portion.batch for portion in portions]), ready.total, ready.passes, ready.spare)
     total = torch.zeros((), device=run.strategy.device)
     parts: dict[str, Mean] = {}
     for number, (micro, share) in enumerate(mine, 1):
@@ -111,8 +137,10 @@ def step(run: Run, feed: Feed) -> StepDone:
             parts[name] = parts[name].merged(counted) if name in parts else counted
     skipped = run.skipped_updates
     with watch("step"):
-        norm = _update(run) if len(ready.batch) else 0.0  # rollouts may have nothing to teach: then nothing moves
+        norm = _update(run) if ready.total else 0.0  # rollouts may have nothing to teach: then nothing moves
     run.step += 1
+    if told := run.losses.add(run.step, ready.total, lost):
+        run.tell(Notice(step=run.step, text=told))
     run.position = ready.position
     loss_of_all, means = over_replicas(run.strategy, total, parts)
     return StepDone(
@@ -120,26 +148,48 @@ def step(run: Run, feed: Feed) -> StepDone:
         loss=float(loss_of_all),
         lr=run.optimizer.rate(run.step - 1),
         grad_norm=norm,
-        samples=len(ready.batch),
+        samples=ready.total,
         seconds=watch.seconds,
         parts=_shown(means) | (dict(run.source.figures()) if isinstance(run.source, OnPolicy) else {}),
-        left_out=(keys(ready.batch) or ("unknown",)) if run.skipped_updates > skipped else (),
+        left_out=_left_out(run.strategy, portions) if run.skipped_updates > skipped else (),
     )
 
 
-def refuse_different(strategy: Strategy, batch: Batch, step: int) -> None:
-    """Raises LostError, on all ranks, if they have not all drawn the same: a disk that failed one of them would leave
-    it a sample ahead for ever, with some samples dealt twice and others to nobody."""
+def encoded(run: Run, ready: Ready) -> tuple[Portion, ...]:
+    """Portions as the objective takes them, where they are not yet. Each is encoded by itself, here as elsewhere, so
+    that it comes to the same numbers whoever does it."""
+    if run.spec is None:
+        return ready.portions
+    maker = run.spec.maker
+    return tuple(
+        portion if isinstance(portion.batch, Encodable) else maker.encoded(order, portion)
+        for order, portion in zip(ready.orders, ready.portions, strict=True)
+    )
+
+
+def agree_on_samples(strategy: Strategy, ready: Ready, portions: Sequence[Portion], step: int) -> list[Lost]:
+    """What all replicas together could not use.
+
+    Raises LostError, on all ranks, if they have not all planned or drawn the same: a disk that failed one of them would
+    leave it a sample ahead for ever, with some samples dealt twice and others to nobody.
+    """
+    own = [] if ready.spare else [lost for portion in portions for lost in portion.lost]
     if strategy.team.ranks == 1:
-        return
-    told = zlib.crc32(repr((keys(batch), tuple(batch.costs))).encode()) % (1 << 16)
-    mine = torch.tensor([told, told**2], dtype=torch.float64, device=strategy.device)  # sums of integers, exact
-    total, squares = strategy.sum(mine).tolist()
-    if strategy.replicas * squares != total**2:  # Cauchy-Schwarz: equal where all are
+        return own
+    told = [ready.digest, ready.digest**2, len(own)]
+    total, squares, lost = strategy.sum(torch.tensor(told, dtype=torch.float64, device=strategy.device)).tolist()
+    if strategy.replicas * squares != total**2:  # Cauchy-Schwarz: equal where all are (sums of integers, exact)
         raise LostError(
             f"step {step + 1}: the ranks have drawn different samples, perhaps since one could not read what others "
             "could; see to the disk, and go on from the last checkpoint with the same command"
         )
+    return [one for each in of_replicas(strategy, own) for one in each] if lost else []
+
+
+def _left_out(strategy: Strategy, portions: Sequence[Portion]) -> tuple[str, ...]:
+    """Keys of the samples of all replicas."""
+    own = [key for portion in portions for key in keys(portion.batch)]
+    return tuple(dict.fromkeys(key for each in of_replicas(strategy, own) for key in each)) or ("unknown",)
 
 
 def _update(run: Run) -> float:
@@ -197,7 +247,7 @@ def summary(run: Run) -> tuple[str, ...]:
 def closing(run: Run) -> Generator[None]:
     """Afterwards, whatever happened, parts that hold threads or connections let go of them."""
     with ExitStack() as stack:  # one that fails to close keeps none of the others open
-        for part in (run.source, run.store, *(item.evaluation for item in run.evaluations)):
+        for part in (run.source, run.engine, run.store, *(item.evaluation for item in run.evaluations)):
             if isinstance(part, Closing):
                 stack.callback(part.close)
         yield

@@ -7,24 +7,29 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import Factory, define, field
+from attrs import Factory, define, field, frozen
 
 from qi_core.live import Channel, Ledger
+from qi_core.losses import Losses
 from qi_core.models import Models
-from qi_core.tracker import Change, Ended, Evaluated, Saved, Start, StepDone
+from qi_core.settings import Data
+from qi_core.tracker import Change, Ended, Evaluated, Notice, Saved, Start, StepDone
 from qi_core.watch import Watch
 
 if TYPE_CHECKING:
     from qi_core.adapter import Adapter
     from qi_core.denoiser import DenoiserModule
     from qi_core.encoder import Encoders
+    from qi_core.engine import Engine, Spec
     from qi_core.evaluation import Evaluation, Validation
+    from qi_core.feed import Feeding
     from qi_core.generate import Painter
+    from qi_core.losses import Losses
     from qi_core.objective import Objective
     from qi_core.optimizer import Optimizer
     from qi_core.parallel import Strategy
     from qi_core.sampler import Sampler
-    from qi_core.settings import Guidance, Preview, Train
+    from qi_core.settings import Data, Guidance, Preview, Train
     from qi_core.shadow import Shadow
     from qi_core.shards import Held
     from qi_core.source import Source
@@ -43,6 +48,16 @@ class Evaluating:
     every: int
     evaluation: Evaluation | Validation | None
     """None on other ranks than the first, which serve it."""
+
+
+@frozen(kw_only=True)
+class Effect:
+    """A change that was found good."""
+
+    apply: Callable[[], None]
+    """Puts it into effect."""
+    data: bool = False
+    """Whether other samples come of it."""
 
 
 @define(kw_only=True, eq=False)
@@ -65,13 +80,18 @@ class Run:
     store: Store
     held: Held = field(default=Factory(lambda run: run.strategy.held(run.model), takes_self=True))
     """What this rank holds of the model's tensors."""
+    data: Data = field(factory=Data)
+    spec: Spec | None = None
+    """By which samples are made; None where the source does not plan and draws them itself."""
+    engine: Engine | None = None
+    losses: Losses = field(default=Factory(lambda run: Losses(run.folder, run.data.broken), takes_self=True))
     shadows: dict[str, Shadow] = field(factory=dict)
     """Copies that follow the weights: ``ema``, and what the objective asks for."""
     adapter: Adapter | None = None
     trackers: list[Tracker]
     evaluations: list[Evaluating]
-    change: Callable[[Run, str], Callable[[], None]]
-    """Checks a setting as a recipe is checked; what it returns puts it into effect. Raises QiError if it may not be."""
+    change: Callable[[Run, str], Effect]
+    """Checks a setting as a recipe is checked. Raises QiError if it may not be."""
 
     step: int = 0
     """Updates done."""
@@ -79,6 +99,8 @@ class Run:
     """Step of the last checkpoint of this process."""
     saving: Saved | None = None
     """It, until it is known to be whole and has been told."""
+    feed: Feeding | None = None
+    """While it trains."""
     position: dict[str, Any] = field(factory=dict)
     """Where the source stands after the last batch that was trained on."""
     skipped_updates: int = 0
@@ -94,7 +116,7 @@ class Run:
     watch: Watch = field(init=False)
     """Over each step, where the strategy has several ranks."""
     replay: list[Change] = field(init=False, factory=list)
-    """Changes in the ledger that have not come up yet."""
+    """Changes that take effect at this step or later, in their order."""
 
     def __attrs_post_init__(self) -> None:
         self.channel = Channel(self.folder)
@@ -105,6 +127,15 @@ class Run:
     def main(self) -> bool:
         """Whether this process writes: logs, pictures, what was changed."""
         return self.strategy.team.rank == 0
+
+    def renew(self, source: Source[Any], spec: Spec | None) -> None:
+        """Samples come from another source from the next step on; it stands where this one does."""
+        from qi_core.orders import Ordered
+
+        self.source, self.spec = source, spec
+        if spec is not None and self.engine is not None and isinstance(self.feed, Ordered):
+            self.engine.begin(spec)
+            self.feed.begin(spec.maker.source, spec.digest, self.step)
 
     @property
     def models(self) -> Models:
@@ -117,7 +148,7 @@ class Run:
             adapter=self.adapter,
         )
 
-    def tell(self, event: Start | StepDone | Evaluated | Change | Saved | Ended) -> None:
+    def tell(self, event: Start | StepDone | Evaluated | Change | Notice | Saved | Ended) -> None:
         """Tell every tracker (they are on rank 0 alone)."""
         for tracker in self.trackers:
             tracker.tell(event)

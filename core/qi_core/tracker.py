@@ -78,6 +78,14 @@ class Change:
 
 
 @frozen(kw_only=True)
+class Notice:
+    """Something that a person should know, at the step at which it was noticed."""
+
+    step: int
+    text: str
+
+
+@frozen(kw_only=True)
 class Saved:
     """A checkpoint is whole. It may be one of some steps ago, for stores write while training goes on."""
 
@@ -106,7 +114,7 @@ class Ended:
 class Tracker(Protocol):
     """A live listener. It must never change the run; one that fails with QiError stops it."""
 
-    def tell(self, event: Start | StepDone | Evaluated | Change | Saved | Ended) -> None:
+    def tell(self, event: Start | StepDone | Evaluated | Change | Notice | Saved | Ended) -> None:
         """Called in the loop's thread: be quick."""
         ...
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qi_core.errors import QiError
 from qi_core.place import Place
 from qi_registry.changes import apply_setting
-from qi_registry.recipe import Recipe, to_toml
+from qi_registry.recipe import Recipe, to_table, to_toml
 from qi_registry.runs import LIVE, by_key, different_lines, is_live, read_run
 from qi_registry.weights import AVERAGED, TRAINED, base_store, plain
 
@@ -19,13 +20,16 @@ if TYPE_CHECKING:
     from qi_core.adapter import Adapter
     from qi_core.denoiser import DenoiserModule
     from qi_core.encoder import Encoders
+    from qi_core.engine import Engine
     from qi_core.generate import Painter
     from qi_core.objective import Objective
     from qi_core.parallel import ParallelComponent, Strategy, Team
-    from qi_core.run import Evaluating, Run
+    from qi_core.run import Effect, Evaluating, Run
     from qi_core.shadow import Shadow
     from qi_core.shards import Held
+    from qi_core.source import Source
     from qi_core.store import Checkpoint
+    from qi_core.tracker import Change
 
 
 def assemble(recipe: Recipe, folder: Path, strategy: Strategy | None = None) -> Run:
@@ -46,18 +50,20 @@ def assemble(recipe: Recipe, folder: Path, strategy: Strategy | None = None) -> 
     from qi_core.chores import refuse_preview, refuse_validation
     from qi_core.parallel import Dividing
     from qi_core.run import Run
-    from qi_core.source import OnPolicy
+    from qi_core.source import OnPolicy, Planned
+    from qi_registry import specs
 
     store = recipe.store.build(folder, strategy.team)
     newest = strategy.team.send(store.latest())  # one answer for all ranks
     saved = None if newest is None else store.load(newest)
     base = None if recipe.adapter is None else _kept_base(recipe, folder, strategy.team, saved is not None)
+    asked, recipe = recipe, in_effect(recipe, _changes(folder, strategy.team, saved))
     loads = recipe.init != "" or (saved if recipe.adapter is None else base) is not None
     place = _place(recipe, folder, strategy, _trained_in(recipe, strategy) if loads else None)
     encoders = _encoders(recipe, place)
     refuse_preview(recipe.preview, encoders)
     place = evolve(place, multiple=encoders.autoencoder.scale)
-    source = recipe.source.build(place, place.multiple)
+    source = specs.source(recipe, place)
     cradle = strategy.cradle if isinstance(strategy, Dividing) else strategy.device
     model = _model(recipe, evolve(place, device=cradle), encoders)
     notes = [f"{strategy.device.type}, {str(strategy.dtype).removeprefix('torch.')}{_ranks(strategy)}"]
@@ -71,8 +77,9 @@ def assemble(recipe: Recipe, folder: Path, strategy: Strategy | None = None) -> 
     held = strategy.held(model)
     run = Run(
         folder=folder,
-        recipe=to_toml(recipe),
+        recipe=to_toml(asked),
         train=recipe.train,
+        data=recipe.data,
         guidance=recipe.guidance,
         preview=recipe.preview,
         encoders=encoders,
@@ -80,6 +87,8 @@ def assemble(recipe: Recipe, folder: Path, strategy: Strategy | None = None) -> 
         objective=recipe.objective,
         sampler=recipe.sampler,
         source=source,
+        spec=specs.spec(recipe, source, encoders, strategy),
+        engine=_engine(recipe, folder, strategy, isinstance(source, Planned)),
         optimizer=recipe.optimizer.build(model, recipe.train.steps, held),
         strategy=strategy,
         store=store,
@@ -88,7 +97,7 @@ def assemble(recipe: Recipe, folder: Path, strategy: Strategy | None = None) -> 
         adapter=adapter,
         trackers=[component.build(place) for component in recipe.tracker] if strategy.team.rank == 0 else [],
         evaluations=together(strategy.team, lambda: _evaluations(recipe, place, strategy.team.rank == 0)),
-        change=Changer(recipe),
+        change=Changer(recipe, place),
         notes=notes,
     )
     together(strategy.team, lambda: refuse_validation(run))
@@ -102,6 +111,54 @@ def assemble(recipe: Recipe, folder: Path, strategy: Strategy | None = None) -> 
             raise QiError(f"{error}{_differing(saved.recipe, run.recipe)}") from error
         notes.append(f"goes on from step {saved.step}")
     return run
+
+
+def in_effect(recipe: Recipe, changes: Sequence[Change]) -> Recipe:
+    """With the changes made."""
+    for change in changes:
+        recipe = apply_setting(recipe, change.setting)
+    return recipe
+
+
+def _changes(folder: Path, team: Team, saved: Checkpoint | None) -> list[Change]:
+    """What was changed before the checkpoint's step; what was at that step or later comes up again. The same on all
+    ranks."""
+    from qi_core.live import Ledger
+    from qi_core.tracker import Change
+
+    if saved is None:
+        return []
+    ledger = Ledger(folder)
+    told = [Change(step=each["step"], setting=each["setting"]) for each in saved.state["events"]]
+    changes = team.send(ledger.read() if ledger.path.exists() else told)
+    return [change for change in changes if change.step < saved.step]
+
+
+def _engine(recipe: Recipe, folder: Path, strategy: Strategy, planned: bool) -> Engine | None:
+    """None for a source that draws. Raises QiError if its samples are to be made elsewhere."""
+    from qi_core.engine import Inline, Workshop
+
+    component = recipe.data.engine
+    if not planned:
+        if component is not None and to_table(recipe)["data"]["engine"]["name"] != "inline":
+            raise QiError(
+                f"data.engine: {type(recipe.source).__name__} draws with the model, or cannot plan (qi_core.Planned), "
+                'so no other process can make its samples; set data.engine = "inline"'
+            )
+        return None
+    if component is None:
+        return Inline(recipe.data.workers)
+    return component.build(
+        Workshop(
+            folder=folder,
+            rank=strategy.team.rank,
+            ranks=strategy.team.ranks,
+            workers=recipe.data.workers,
+            command=(sys.executable, "-m", "qi_registry.cli"),
+            pinned=strategy.device.type == "cuda",
+            tell=lambda line: print(line, file=sys.stderr, flush=True),
+        )
+    )
 
 
 def _evaluations(recipe: Recipe, place: Place, main: bool) -> list[Evaluating]:
@@ -199,26 +256,46 @@ def _differing(before: str, after: str) -> str:
 class Changer:
     """Checks a setting of a live run as a recipe is checked; what it returns puts it into effect."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
+    def __init__(self, recipe: Recipe, place: Place) -> None:
+        """``place``: where a source is built anew when the data changes."""
+        self.recipe, self._place = recipe, place
 
-    def __call__(self, run: Run, setting: str) -> Callable[[], None]:
+    def __call__(self, run: Run, setting: str) -> Effect:
         from qi_core.chores import refuse_preview
+        from qi_core.run import Effect
+        from qi_registry import specs
 
         refuse_if_fixed(setting)
         recipe = apply_setting(self.recipe, setting)
         refuse_preview(recipe.preview, run.encoders)
+        changed = specs.digest(recipe) != specs.digest(self.recipe)
+        source = self._source(run, recipe) if changed else None
 
         def take_effect() -> None:
             self.recipe = recipe
             run.sampler = recipe.sampler
             run.preview = recipe.preview
             run.guidance = recipe.guidance
+            run.data = recipe.data
             lr = getattr(recipe.optimizer, "lr", None)
             if lr is not None:
                 run.optimizer.lr = lr
+            if source is not None:
+                run.objective = recipe.objective
+                if run.position:
+                    source.load_state_dict(run.position)
+                run.renew(source, specs.spec(recipe, source, run.encoders, run.strategy))
 
-        return take_effect
+        return Effect(apply=take_effect, data=changed)
+
+    def _source(self, run: Run, recipe: Recipe) -> Source[Any]:
+        """Built, and known to go on from where the data stands. Raises QiError where it can't."""
+        from qi_registry import specs
+
+        source = specs.source(recipe, self._place)
+        if run.position:
+            source.load_state_dict(run.position)
+        return source
 
 
 def refuse_if_fixed(setting: str) -> None:

@@ -65,6 +65,14 @@ KINDS = {
             "What a step minimises.",
         ),
         Kind("source", "qi_sources", "qi_core.source.SourceComponent", ("gives", "build"), "Where batches come from."),
+        Kind(
+            "curriculum",
+            "qi_curriculums",
+            "qi_core.curriculum.CurriculumComponent",
+            ("build", "cut_short"),
+            "Which settings hold at which step.",
+            optional=True,
+        ),
         Kind("sampler", "qi_samplers", "qi_core.sampler.Sampler", ("sample",), "From noise to latents.", "euler"),
         Kind(
             "optimizer",
@@ -107,6 +115,14 @@ KINDS = {
             "qi_core.reward.RewardComponent",
             ("groupwise", "build"),
             "What a picture is worth.",
+            section=False,
+        ),
+        Kind(
+            "engine",
+            "qi_engines",
+            "qi_core.engine.EngineComponent",
+            ("build",),
+            "Who makes and encodes samples.",
             section=False,
         ),
         Kind(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from qi_core.errors import QiError
-from qi_core.settings import Guidance, Preview, Train
+from qi_core.settings import Data, Guidance, Preview, Train
 from qi_registry.kinds import KINDS, NAME, Kind, kinds_in
 from qi_registry.registry import Registry, installed
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from qi_core.store import StoreComponent
     from qi_core.tracker import TrackerComponent
 
-SETTINGS: dict[str, type[Any]] = {"train": Train, "guidance": Guidance, "preview": Preview}
+SETTINGS: dict[str, type[Any]] = {"train": Train, "data": Data, "guidance": Guidance, "preview": Preview}
 """The sections that are no components."""
 WORDS = {
     "name": "What the run is called; the file's name if it isn't said.",
@@ -63,6 +63,7 @@ class Recipe:
     tracker: tuple[TrackerComponent, ...] = ()
     evaluation: tuple[EvaluationComponent, ...] = ()
     train: Train = attrs.field(factory=Train)
+    data: Data = attrs.field(factory=Data)
     guidance: Guidance = attrs.field(factory=Guidance)
     preview: Preview = attrs.field(factory=Preview)
 

@@ -11,7 +11,7 @@ from qi_registry.changes import apply_setting
 from qi_registry.reader import read
 from qi_registry.recipe import Recipe, to_toml
 
-LIVE = ("sampler", "optimizer.lr", "preview", "guidance")
+LIVE = ("sampler", "optimizer.lr", "preview", "guidance", "objective", "source", "data")
 """What may be changed while a run goes on."""
 
 

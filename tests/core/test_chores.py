@@ -13,7 +13,7 @@ from attrs import evolve
 from torch import Tensor
 
 from qi_core import Dice, Evaluated, Guidance, Painter, Picture, Place, Preview, QiError, Samples, Shadow, Train, chores
-from qi_core.run import EMA, Evaluating, Run
+from qi_core.run import EMA, Effect, Evaluating, Run
 from qi_core.shadow import Average
 from qi_core.testing import fakes
 from qi_plugins.objective_flow.flow_matching import FlowMatching
@@ -169,7 +169,7 @@ def test_a_change_that_cannot_be_written_down_is_made_by_no_rank(make: Callable[
     def work(rank: Replica) -> list[str]:
         folder, made = tmp_path / f"{rank.team.rank}", list[str]()
         run = make(rank, folder=folder)
-        run.change = lambda run, setting: lambda: made.append(setting)
+        run.change = lambda run, setting: Effect(apply=lambda: made.append(setting))
         run.channel.folder.mkdir(parents=True)
         if rank.team.rank == 0:
             (run.channel.folder / "1.set").write_text("optimizer.lr=1")

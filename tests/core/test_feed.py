@@ -39,7 +39,7 @@ class Counting:
 def test_the_order_and_the_positions_do_not_depend_on_how_far_ahead_it_is(ahead: int) -> None:
     with Feed(Counting(), 3, ahead) as feed:
         ready = [feed.next() for _ in range(4)]
-    assert [[sample.key for sample in each.batch] for each in ready][3] == ["9", "10", "11"]  # type: ignore[attr-defined]
+    assert [[sample.key for sample in each.portions[0].batch] for each in ready][3] == ["9", "10", "11"]  # type: ignore[attr-defined]
     assert [each.position for each in ready] == [{"n": 3}, {"n": 6}, {"n": 9}, {"n": 12}]
 
 

@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from qi_core import Candidate, loop
+from qi_core import Candidate, Samples, loop
 from qi_core.errors import LostError
+from qi_core.feed import Ready, digest
+from qi_core.portions import Lost, Portion
 from qi_core.reward import Weighted
 from qi_core.testing.fakes import OneCpu, samples
 from qi_plugins.objective_grpo.grpo import Grpo
@@ -66,16 +68,32 @@ def test_what_little_there_is_to_learn_is_learned_alike(tmp_path: Path) -> None:
         assert all(map(torch.equal, moved, found[0][1])), "replicas stay alike"
 
 
+def ready(batch: Samples) -> Ready:
+    told = digest([item.key for item in batch])
+    return Ready(portions=(Portion(batch=batch),), total=len(batch), passes=1, position={}, digest=told)
+
+
 def test_ranks_that_draw_different_samples_all_stop() -> None:
     """A picture that one rank alone could not read would leave it ahead of the others for ever."""
 
     def alike(rank: Replica) -> None:
-        loop.refuse_different(rank, samples(7), 2)
+        loop.agree_on_samples(rank, ready(samples(7)), (), 2)
 
     def apart(rank: Replica) -> None:
-        loop.refuse_different(rank, samples(8).pick(range(1, 8) if rank.team.rank == 3 else range(7)), 2)
+        drawn = samples(8).pick(range(1, 8) if rank.team.rank == 3 else range(7))
+        loop.agree_on_samples(rank, ready(drawn), (), 2)
 
     assert on_ranks(4, alike, tensor=2) == [None] * 4
     found = on_ranks(4, apart)
     assert all(isinstance(error, LostError) for error in found)
     assert {str(error).partition(",")[0] for error in found} == {"step 3: the ranks have drawn different samples"}
+
+
+def test_what_one_rank_could_not_use_all_know_of() -> None:
+    lost = Lost(key="a.png", reason="cannot be decoded", detail="cut off")
+
+    def rank(replica: Replica) -> list[Lost]:
+        own = (Portion(batch=samples(1), lost=(lost,) if replica.replica == 1 else ()),)
+        return loop.agree_on_samples(replica, ready(samples(7)), own, 2)
+
+    assert on_ranks(4, rank, tensor=2) == [[lost]] * 4

@@ -160,16 +160,16 @@ def differences(own: Any, found: Any) -> Generator[str]:
 def watched(run: Run) -> list[list[str]]:
     """The samples of each step that this rank learns from."""
     from qi_core import loop
-    from qi_core.dealing import deal
+    from qi_core.dealing import dealt as plain
 
     drawn: list[list[str]] = []
 
     def seen(*args: Any) -> Any:
-        dealt = deal(*args)
+        dealt = plain(*args)
         drawn.append([item.key for micro, share in dealt if share for item in micro.items])
         return dealt
 
-    loop.deal = seen  # type: ignore[assignment]
+    loop.dealt = seen  # type: ignore[assignment]
     return drawn
 
 

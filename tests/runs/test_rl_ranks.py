@@ -38,7 +38,6 @@ class Seen:
 def learn(strategy: Strategy, name: str, lora: bool = False) -> Seen:
     """Four updates: two rollouts of two, the second one of each with weights that have moved."""
     from qi_core import chores, loop
-    from qi_core.feed import Feed
     from qi_core.run import Evaluating
 
     run = prepared(strategy, name, lora)
@@ -46,7 +45,7 @@ def learn(strategy: Strategy, name: str, lora: bool = False) -> Seen:
     run.evaluations = [Evaluating(every=1, evaluation=looking if run.main else None)]
     losses: list[float] = []
     parts: list[Mapping[str, float]] = []
-    with loop.closing(run), Feed(run.source, run.train.batch, 0) as feed:
+    with loop.closing(run), loop.feeding(run) as feed:
         for _ in range(4):
             done = loop.step(run, feed)
             losses.append(done.loss)

@@ -221,7 +221,7 @@ def make(strategy: Strategy, case: Case) -> Run:
     return Run(
         folder=Path("nowhere"),
         recipe="",
-        train=Train(batch=case.batch, accumulate=case.accumulate, clip=case.clip, seed=5),
+        train=Train(batch=case.batch, accumulate=case.accumulate, clip=case.clip, seed=5, prefetch=0),
         guidance=Guidance(scale=1.0),
         preview=Preview(),
         encoders=fakes.encoders(),
@@ -244,12 +244,11 @@ def make(strategy: Strategy, case: Case) -> Run:
 def steps(run: Run, count: int) -> Seen:
     """So many more of the loop's own steps."""
     from qi_core import loop
-    from qi_core.feed import Feed
 
     seen = Seen()
     inner = run.optimizer
     run.optimizer = _Watched(inner, run.held, seen)  # type: ignore[assignment]
-    with Feed(run.source, run.train.batch, 0) as feed:
+    with loop.feeding(run) as feed:
         for _ in range(count):
             done = loop.step(run, feed)
             seen.losses.append(done.loss)

@@ -45,7 +45,6 @@ from qi_core import (
     flow,
     loop,
 )
-from qi_core.feed import Feed
 from qi_core.reward import Weighted
 from qi_core.run import Run
 from qi_plugins.optimizer_adamw.component import AdamW
@@ -345,7 +344,7 @@ def train(
     if isinstance(source, OnPolicy):
         source.follow(run.models)
     told: list[Mapping[str, float]] = []
-    with loop.closing(run), Feed(source, batch, 0) as feed:
+    with loop.closing(run), loop.feeding(run) as feed:
         for _ in range(steps):
             done = loop.step(run, feed)
             told.append({**done.parts, "loss": done.loss, "grad_norm": done.grad_norm})

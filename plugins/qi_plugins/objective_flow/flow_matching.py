@@ -12,7 +12,7 @@ from qi_core.settings import above_zero
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from qi_core import DenoiserModule, Dice, Latents, Models
+    from qi_core import DenoiserModule, Dice, Encoders, Latents, Models
 
 BINS = 5
 
@@ -37,7 +37,13 @@ class FlowMatching:
     """The prompt that stands for none: the same as ``guidance.negative``, which guides away from it. The released
     models use a single space."""
 
-    def prepare(self, batch: Samples, models: Models, dice: Dice) -> Examples:
+    def prepare(self, batch: Samples | Examples, models: Models, dice: Dice) -> Examples:
+        """Encode, unless that is done; on the device of the text."""
+        if isinstance(batch, Examples):
+            return batch.to(models.strategy.device)
+        return self.encode(batch, models.encoders, dice)
+
+    def encode(self, batch: Samples, encoders: Encoders, dice: Dice) -> Examples:
         """Encode pictures and captions; a dropped caption is a real prompt too, encoded (with its references)."""
         import torch
 
@@ -45,7 +51,7 @@ class FlowMatching:
         for slot, sample in zip(batch.slots, batch, strict=True):
             drops = torch.rand((), generator=dice.roll(slot, "caption")).item() < self.caption_dropout
             prompts.append(self.dropped if drops else sample.prompt)
-        encoders, references = models.encoders, [sample.references for sample in batch]
+        references = [sample.references for sample in batch]
         condition = encoders.condition(prompts, references if any(references) else ())
         device = condition.text.device
         return Examples(

@@ -9,7 +9,7 @@ from rich.console import Console as Screen
 from rich.live import Live
 from rich.text import Text
 
-from qi_core import Change, Ended, Evaluated, Saved, Start, StepDone
+from qi_core import Change, Ended, Evaluated, Notice, Saved, Start, StepDone
 from qi_core.data import listed
 from qi_core.meter import Meter
 
@@ -28,7 +28,7 @@ class LiveConsole:
         self._steps = 0
         self._next = 0.0
 
-    def tell(self, event: Start | StepDone | Evaluated | Change | Saved | Ended) -> None:
+    def tell(self, event: Start | StepDone | Evaluated | Change | Notice | Saved | Ended) -> None:
         match event:
             case Start():
                 self._start(event)
@@ -38,6 +38,8 @@ class LiveConsole:
                 self._say(f"step {event.step}  {event.name}: {_evaluated(event)}")
             case Change():
                 self._say(f"step {event.step}  set {event.setting}")
+            case Notice():
+                self._say(f"step {event.step}  {event.text}")
             case Saved():
                 stall = f", training waited {event.stall:.1f} s" if event.stall else ""
                 self._say(f"step {event.step}  saved {event.path} in {event.seconds:.1f} s{stall}")

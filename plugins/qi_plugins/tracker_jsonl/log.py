@@ -20,7 +20,7 @@ from typing import Any
 
 import structlog
 
-from qi_core import Change, Ended, Evaluated, QiError, Saved, Start, StepDone
+from qi_core import Change, Ended, Evaluated, Notice, QiError, Saved, Start, StepDone
 
 
 class LiveJsonLines:
@@ -39,7 +39,7 @@ class LiveJsonLines:
             cache_logger_on_first_use=True,
         )
 
-    def tell(self, event: Start | StepDone | Evaluated | Change | Saved | Ended) -> None:
+    def tell(self, event: Start | StepDone | Evaluated | Change | Notice | Saved | Ended) -> None:
         name, values = _record(event)
         self._log.info(name, **{key: _plain(value) for key, value in values.items()})
 
@@ -74,7 +74,7 @@ def _cut_torn_line(path: Path) -> None:
             file.truncate(whole)
 
 
-def _record(event: Start | StepDone | Evaluated | Change | Saved | Ended) -> tuple[str, dict[str, Any]]:
+def _record(event: Start | StepDone | Evaluated | Change | Notice | Saved | Ended) -> tuple[str, dict[str, Any]]:
     """The line's name and values. Pictures are left to those who can show them."""
     match event:
         case Start(folder=folder, step=step, steps=steps, parameters=parameters, notes=notes):

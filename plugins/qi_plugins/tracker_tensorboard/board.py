@@ -20,7 +20,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboardX.summary import text
 
-from qi_core import Change, Ended, Evaluated, QiError, Saved, Start, StepDone
+from qi_core import Change, Ended, Evaluated, Notice, QiError, Saved, Start, StepDone
 from qi_core.meter import Meter
 
 
@@ -42,7 +42,7 @@ class LiveTensorBoard:
             raise QiError(f"{folder}: cannot be opened ({error.strerror}); see to its permissions") from error
         weakref.finalize(self, self._records.close)
 
-    def tell(self, event: Start | StepDone | Evaluated | Change | Saved | Ended) -> None:
+    def tell(self, event: Start | StepDone | Evaluated | Change | Notice | Saved | Ended) -> None:
         match event:
             case Start():
                 self._write(Event(file_version="brain.Event:2"), 0)

@@ -1,0 +1,127 @@
+"""Carries out orders: makes the samples of a portion and, where there are encoders, encodes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, runtime_checkable
+
+import torch
+from attrs import evolve, field, frozen
+
+from qi_core.data import Batch
+from qi_core.dice import Dice
+from qi_core.drawing import all_made, made
+from qi_core.errors import QiError
+from qi_core.portions import Lost, Order, Portion
+from qi_core.source import Planned
+
+if TYPE_CHECKING:
+    from qi_core.encoder import Encoders
+    from qi_core.parallel import Strategy
+
+B = TypeVar("B")
+TRIES = 100
+"""Samples in a row whose latents are not finite, before the encoder itself must be wrong."""
+
+
+@runtime_checkable
+class Encodable(Protocol):
+    """A batch that is encoded: it can also be joined, and says whether its values can be trained on."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def slots(self) -> Sequence[int]: ...
+
+    def pick(self, which: Sequence[int]) -> Self: ...
+
+    @classmethod
+    def cat(cls, parts: Sequence[Self]) -> Self:
+        """Samples of several batches, one after another."""
+        ...
+
+    def broken(self) -> list[int]:
+        """Which of its samples hold values that are not finite."""
+        ...
+
+
+@runtime_checkable
+class Encodes(Protocol):
+    """An objective that can do a part of ``prepare`` beforehand: what needs no model but the frozen encoders. Its
+    ``prepare`` takes what ``encode`` gives in the place of the batch."""
+
+    def encode(self, batch: Any, encoders: Encoders, dice: Dice) -> Any:
+        """The batch, encoded (an ``Encodable``). Randomness comes from ``dice``, per slot."""
+        ...
+
+
+@frozen(kw_only=True, eq=False)
+class Maker:
+    """Makes what is ordered. The same answer to the same order wherever it is carried out."""
+
+    source: Planned
+    seed: int
+    """Of the run."""
+    pool: ThreadPoolExecutor | None = None
+    objective: Any = None
+    encoders: Encoders | None = None
+    strategy: Strategy | None = field(default=None)
+    """Whose device and precision encoders compute in."""
+
+    def make(self, order: Order) -> Portion:
+        """Samples as the source gives them."""
+        found = all_made(self.source, order.tickets, self.pool)
+        batch = self.source.gives(items=tuple(one.item for one in found), slots=order.slots)
+        return Portion(batch=batch, lost=tuple(lost for one in found for lost in one.lost))
+
+    def encoded(self, order: Order, portion: Portion) -> Portion:
+        """The same as the objective takes them, where it has a way to. A sample whose values are not finite gets a
+        stand-in, as one that cannot be read does. Raises QiError if none of many is any better."""
+        if self.encoders is None or not isinstance(self.objective, Encodes):
+            return portion
+        dice = Dice(self.seed, order.step)
+        raw: Any = portion.batch
+        batch = self._encode(raw, dice)
+        lost = list(portion.lost)
+        tries = dict.fromkeys(range(len(order.tickets)), len(portion.lost))
+        while broken := batch.broken():
+            for i in broken:
+                ticket = order.tickets[i]
+                lost.append(Lost(key=raw.items[i].key, reason="latent is not finite", detail=""))
+                tries[i] += 1
+                if tries[i] > TRIES + len(portion.lost):
+                    raise QiError(
+                        f"step {order.step + 1}: {TRIES} samples in a row come out of the encoders with values that "
+                        f"are not finite, the last {lost[-1].key}; look at the autoencoder's and the conditioner's "
+                        "weights and precision"
+                    )
+                stands_in = made(self.source, self.source.other(ticket, tries[i]))
+                lost += stands_in.lost
+                raw = evolve(raw, items=(*raw.items[:i], stands_in.item, *raw.items[i + 1 :]))
+            batch = self._encode(raw, dice)
+        return Portion(batch=batch, lost=tuple(lost))
+
+    def _encode(self, batch: Any, dice: Dice) -> Any:
+        assert self.encoders is not None
+        assert self.strategy is not None
+        with self.strategy.autocast(), torch.no_grad():
+            return self.objective.encode(batch, self.encoders, dice)
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """One batch of several, in the order of their slots."""
+    first: Any = batches[0]
+    whole: Any = first
+    if len(batches) > 1 and isinstance(first, Encodable):
+        whole = type(first).cat(batches)  # type: ignore[arg-type]
+    elif len(batches) > 1:
+        parts: Sequence[Any] = batches
+        whole = type(first)(
+            items=tuple(item for part in parts for item in part.items),
+            slots=tuple(slot for part in parts for slot in part.slots),
+        )
+    slots: Sequence[int] = getattr(whole, "slots", ())
+    order = sorted(range(len(slots)), key=lambda i: slots[i])
+    found: Batch = whole if order == list(range(len(slots))) else whole.pick(order)
+    return found

@@ -1,0 +1,100 @@
+"""What decides samples: the part of a recipe that trainer and producers must have alike, and the maker built of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from attrs import evolve
+
+from qi_core.errors import QiError
+from qi_registry.kinds import KINDS
+from qi_registry.recipe import Recipe, to_table, to_toml
+from qi_registry.registry import installed
+
+if TYPE_CHECKING:
+    from qi_core.encoder import Encoders
+    from qi_core.engine import Spec
+    from qi_core.parallel import Strategy
+    from qi_core.place import Place
+    from qi_core.source import Source, SourceComponent
+
+DECIDES = ("source", "autoencoder", "conditioner", "objective")
+"""Sections of a recipe that decide what a sample is, and what it is encoded to."""
+DECIDES_DATA = ("mixture", "filters", "cache")
+"""Keys of ``[data]`` that do."""
+
+
+def digest(recipe: Recipe) -> str:
+    """Names what decides samples: two recipes with the same one make the same sample of the same ticket."""
+    table = to_table(recipe)
+    told = {
+        "qi": version("qi"),
+        "seed": recipe.train.seed,
+        "data": {key: table["data"].get(key) for key in DECIDES_DATA},
+        **{key: table.get(key) for key in DECIDES},
+    }
+    return hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=12).hexdigest()
+
+
+def source(recipe: Recipe, place: Place) -> Source[Any]:
+    """The live source, with the weights and filters that ``[data]`` asks for. Raises QiError where they don't fit."""
+    from qi_core.filtering import Filtered, labelled
+    from qi_core.keeping import Keeper
+    from qi_core.source import Planned
+
+    live = weighed(recipe.source, recipe.data.mixture).build(place, place.multiple)
+    if not recipe.data.filters:
+        return live
+    if not isinstance(live, Planned):
+        raise QiError(
+            f"data.filters: {type(recipe.source).__name__} cannot say what comes next before it is made "
+            "(qi_core.Planned), so nobody could stand in for what a filter refuses; leave the filters out"
+        )
+    components = recipe.data.filters
+    labels = labelled(components, [installed().name_of(each, KINDS["filter"]) for each in components])
+    filters = {label: component.build(place) for label, component in zip(labels, components, strict=True)}
+    return Filtered(live, filters, Keeper(place.folder, filters))
+
+
+def weighed(component: SourceComponent[Any], weights: Mapping[str, float]) -> SourceComponent[Any]:
+    """The source with other weights of its named parts. Raises QiError if it has none of that name."""
+    if not weights:
+        return component
+    change = getattr(component, "weighed", None)
+    if change is None:
+        raise QiError(
+            f"data.mixture: {type(component).__name__} has no parts to weigh; set it where the source is a mixture"
+        )
+    made: SourceComponent[Any] = change(weights)
+    return made
+
+
+def spec(recipe: Recipe, live: Source[Any], encoders: Encoders, strategy: Strategy) -> Spec | None:
+    """What producers are told, and the maker of this process; None for a source that does not plan."""
+    from qi_core.engine import Spec
+    from qi_core.producing import Maker
+    from qi_core.source import Planned
+
+    if not isinstance(live, Planned):
+        return None
+    maker = Maker(source=live, seed=recipe.train.seed, objective=recipe.objective, encoders=encoders, strategy=strategy)
+    return Spec(digest=digest(recipe), recipe=to_toml(recipe), maker=maker)
+
+
+def producer(recipe: Recipe, place: Place, encoders: Encoders, strategy: Strategy) -> Spec:
+    """The same in a process that makes samples for others: with threads of its own. Raises QiError for a source that
+    does not plan."""
+    place = evolve(place, multiple=encoders.autoencoder.scale)
+    made = spec(recipe, source(recipe, place), encoders, strategy)
+    if made is None:
+        raise QiError(
+            f"source: {type(recipe.source).__name__} cannot say what comes next before it is made (qi_core.Planned), "
+            "as producers need; train on it with data.engine = 'inline'"
+        )
+    pool = ThreadPoolExecutor(recipe.data.workers, thread_name_prefix="qi-make")
+    return evolve(made, maker=evolve(made.maker, pool=pool))
