@@ -22,6 +22,20 @@ class Blob:
     offset: int = 0
     size: int = -1
     """Bytes; -1: the whole file."""
+    stamp: int = -1
+    """Of the file when it was found (see ``stamp_of``): once it has another, it is unusable. -1: not asked."""
+
+    def stamped(self) -> tuple[Blob, int]:
+        """As it lies there now, and its size in bytes. Nothing is opened. Raises Unusable if it isn't there, or is no
+        file."""
+        try:
+            status = os.stat(self.path)
+        except (OSError, ValueError) as error:
+            raise Unusable("cannot be read", _why(error)) from error
+        if not stat.S_ISREG(status.st_mode):
+            raise Unusable("cannot be read", "not a regular file")
+        size = status.st_size if self.size < 0 else self.size
+        return Blob(self.path, self.offset, self.size, stamp_of(status)), size
 
     def open(self, most: int, too_large: str = "file too large") -> tuple[BinaryIO, int]:
         """A seekable file and its size in bytes. Raises Unusable if it can't be read or is larger than ``most``."""
@@ -34,6 +48,9 @@ class Blob:
         if not stat.S_ISREG(status.st_mode):
             file.close()
             raise Unusable("cannot be read", "not a regular file")
+        if self.stamp not in (-1, stamp_of(status)):
+            file.close()
+            raise Unusable("changed since it was found", "another size or time of the last change")
         if size > most:
             file.close()
             raise Unusable(too_large, f"{size} bytes, {most} allowed")
@@ -49,6 +66,12 @@ class Blob:
                 return file.read()
             except OSError as error:
                 raise Unusable("cannot be read", _why(error)) from error
+
+
+def stamp_of(status: os.stat_result) -> int:
+    """Of size and time of the last change in one number, since sets of millions hold many: who writes to a file
+    changes it."""
+    return (status.st_mtime_ns * 0x9E3779B1 + status.st_size) % 2**60
 
 
 @contextmanager

@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from itertools import chain
 from math import gcd
+from time import perf_counter, thread_time
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -15,11 +17,15 @@ from attrs import frozen
 
 from qi_core.drawing import Passed, drawn
 from qi_core.errors import QiError
+from qi_core.order import NAME, Order
 from qi_core.pixels import Unusable, prepare
 from qi_core.skipped import Skip, Skipped
 from qi_core.source import Ticket
 
 _AT_ONCE = 4096  # entries handed to the pool together: bounds what a set of millions holds in flight
+_A_THREAD = 64  # of them, one after the other in a thread: handing over costs as much as a look at a file
+LARGE = 2**22
+"""Entries beyond which no order is held in memory: sorting one would take seconds at the start of each epoch."""
 
 
 class Keyed(Protocol):
@@ -69,7 +75,7 @@ class Deck(Generic[E]):
         self._where, self._entries, self._fingerprint = where, entries, fingerprint
         self._seed, self._changed = seed, changed
         self._epoch = self._index = 0
-        self._order = permutation(seed, 0, len(entries))
+        self._order = order_of(seed, 0, len(entries))
         self._broken: dict[int, Unusable] = {}
         """What was found unusable, by number: it is not opened again. Changes nothing of what is drawn."""
 
@@ -104,7 +110,7 @@ class Deck(Generic[E]):
     def _next(self) -> Ticket:
         if self._index == len(self._entries):
             self._epoch, self._index = self._epoch + 1, 0
-            self._order = permutation(self._seed, self._epoch, len(self._entries))
+            self._order = order_of(self._seed, self._epoch, len(self._entries))
         self._index += 1
         return self._epoch, int(self._order[self._index - 1])
 
@@ -113,6 +119,7 @@ class Deck(Generic[E]):
             "epoch": self._epoch,
             "index": self._index,
             "samples": len(self._entries),
+            "order": order_name(len(self._entries)),
             "keys": self._fingerprint.keys,
             "contents": self._fingerprint.contents,
         }
@@ -126,11 +133,18 @@ class Deck(Generic[E]):
                 f"{self._where}: the data changed since the checkpoint ({state['samples']} usable "
                 f"samples then, {what}); put it back, or set source.changed = 'next-epoch' to go on with what is there"
             )
-        if same_keys:
+        kept = state.get("order", "sorted-1")  # checkpoints from before there were others
+        if kept != (own := order_name(len(self._entries))) and same_keys and self._changed == "refuse":
+            raise QiError(
+                f"{self._where}: the checkpoint is from a version of qi that put {len(self._entries)} samples in "
+                f"another order ({kept}, here {own}); go on with that version, or set source.changed = 'next-epoch' to "
+                "begin the next epoch"
+            )
+        if same_keys and kept == own:
             self._epoch, self._index = state["epoch"], state["index"]
         else:  # the place in an order of other samples means nothing
             self._epoch, self._index = state["epoch"] + 1, 0
-        self._order = permutation(self._seed, self._epoch, len(self._entries))
+        self._order = order_of(self._seed, self._epoch, len(self._entries))
 
 
 class Shuffled(Generic[E, M]):
@@ -197,27 +211,54 @@ class Shuffled(Generic[E, M]):
         return dict(self._scanned + self._passed.counts)
 
 
-def scan(entries: Sequence[E], check: Callable[[E], bytes], workers: int, skip: Skip) -> Iterator[tuple[E, bytes]]:
-    """The usable entries in their order, each with its digest; the others are skipped with their reason.
+def scan(entries: Sequence[E], check: Callable[[E], M], workers: int, skip: Skip) -> Iterator[tuple[E, M]]:
+    """The usable entries in their order, each with what ``check`` gives for it; the others are skipped with their
+    reason.
 
-    ``check``: the digest of an entry; raises Unusable.
+    ``check`` raises Unusable.
     """
     prepare()
 
-    def judge(entry: E) -> bytes | Unusable:
+    def judge(entry: E) -> M | Unusable:
         try:
             return check(entry)
         except Unusable as error:
             return error
 
+    def judge_all(some: Sequence[E]) -> list[M | Unusable]:
+        return [judge(entry) for entry in some]
+
+    def verdicts(some: Sequence[E], pool: ThreadPoolExecutor) -> Iterator[M | Unusable]:
+        # Where files come at once, threads only get into each other's way (0.14 ms a header without, 0.36 ms with
+        # four); where they are waited for, on a disk or over a network, threads wait side by side. What a look at the
+        # first few costs says which it is; what is found is the same.
+        first, rest = some[:_A_THREAD], some[_A_THREAD:]
+        wall, busy = perf_counter(), thread_time()
+        yield from judge_all(first)
+        if perf_counter() - wall < 2 * (thread_time() - busy):
+            yield from map(judge, rest)
+        else:
+            hands = [rest[at : at + _A_THREAD] for at in range(0, len(rest), _A_THREAD)]
+            yield from chain.from_iterable(pool.map(judge_all, hands))
+
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(entries), _AT_ONCE):
             some = entries[start : start + _AT_ONCE]
-            for entry, verdict in zip(some, pool.map(judge, some), strict=True):
+            for entry, verdict in zip(some, verdicts(some, pool), strict=True):
                 if isinstance(verdict, Unusable):
                     skip(entry.key, verdict.reason, verdict.detail)
                 else:
                     yield entry, verdict
+
+
+def order_of(seed: int, epoch: int, size: int) -> Order | np.ndarray[Any, np.dtype[np.intp]]:
+    """The order of an epoch, by position. Held in memory while that costs little, so that runs go on as they were."""
+    return permutation(seed, epoch, size) if size <= LARGE else Order(f"{seed}/{epoch}/order", size)
+
+
+def order_name(size: int) -> str:
+    """Which of them it is, for checkpoints."""
+    return "sorted-1" if size <= LARGE else NAME
 
 
 def permutation(seed: int, epoch: int, size: int) -> np.ndarray[Any, np.dtype[np.intp]]:

@@ -63,21 +63,22 @@ def find(path: str, caption_extension: str, limits: Limits, skip: Skip, categori
 
 def _folder(root: Path, caption_extension: str, skip: Skip) -> Found:
     found = Found()
-    paths = set(_walk(root, skip))
-    for path in paths:
-        stem, extension = os.path.splitext(path)
-        found.seen[extension.lower() or "without extension"] += 1
-        if extension.lower() in EXTENSIONS:
-            key = os.path.relpath(path, root).replace(os.sep, "/")
-            caption = Blob(stem + caption_extension) if stem + caption_extension in paths else None
-            category = cleaned(os.path.dirname(key))
-            found.entries.append(Entry(key=key, image=Blob(path), caption=caption, category=category))
+    for folder, under, names in _walk(root, skip):
+        category, there = cleaned(under), set(names)
+        for name in names:
+            stem, extension = os.path.splitext(name)
+            found.seen[extension.lower() or "without extension"] += 1
+            if extension.lower() in EXTENSIONS:
+                caption = Blob(f"{folder}/{stem}{caption_extension}") if stem + caption_extension in there else None
+                entry = Entry(under + name, Blob(f"{folder}/{name}"), caption, category=category)
+                found.entries.append(entry)
     found.entries.sort(key=lambda entry: entry.key)  # the file system's own order differs between machines
     return found
 
 
-def _walk(root: Path, skip: Skip) -> Iterator[str]:
-    """Files of a folder and its subfolders, hidden ones left out. Links are followed, each folder once."""
+def _walk(root: Path, skip: Skip) -> Iterator[tuple[str, str, list[str]]]:
+    """A folder and its subfolders, hidden ones left out: each with its path from the root ("" or "people/portrait/")
+    and the names of its files. Links are followed, each folder once."""
 
     def failed(error: OSError) -> None:
         skip(str(error.filename), "folder cannot be read", error.strerror or "")
@@ -90,7 +91,9 @@ def _walk(root: Path, skip: Skip) -> Iterator[str]:
             continue
         visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (os.path.join(folder, name) for name in files if not name.startswith("."))
+        under = os.path.relpath(folder, root).replace(os.sep, "/")
+        names = [name for name in files if not name.startswith(".")]
+        yield folder, "" if under == "." else f"{under}/", names
 
 
 def _lines(path: Path, prefix: str, limits: Limits, skip: Skip, categories: bool) -> Iterator[Entry]:

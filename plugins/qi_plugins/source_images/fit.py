@@ -37,15 +37,39 @@ class Fit:
     limits: Limits
     seed: int
 
-    def check(self, entry: Entry) -> bytes:
-        """A digest of caption, sizes in pixels and sizes in bytes; nothing is decoded. Raises Unusable."""
+    def note(self, entry: Entry) -> tuple[Entry, bytes]:
+        """Holds the entry to the files that lie there now, and gives a digest of their sizes in bytes and of a caption
+        that is at hand; nothing is opened. Raises Unusable.
+
+        Times of the last change are not in the digest: copies on several machines differ in them.
+        """
+        digest = hashlib.blake2b(digest_size=16)
+        caption = entry.caption
+        if isinstance(caption, Blob):
+            caption, size = caption.stamped()
+            digest.update(f"{size} bytes".encode())
+        else:
+            digest.update(self.caption(entry).encode())
+        blobs: list[Blob] = []
+        for number, blob in enumerate((entry.image, *entry.references)):
+            with _named(number):
+                found, size = blob.stamped()
+            blobs.append(found)
+            digest.update(f"/{size}".encode())
+        image, *references = blobs
+        noted = Entry(entry.key, image, caption, tuple(references), entry.category)
+        return noted, digest.digest()
+
+    def check(self, entry: Entry) -> tuple[Entry, bytes]:
+        """The same, with a digest of caption, sizes in pixels and sizes in bytes: captions and headers are read,
+        nothing is decoded. Raises Unusable."""
         digest = hashlib.blake2b(self.caption(entry).encode(), digest_size=16)
         for number, blob in enumerate((entry.image, *entry.references)):
             with _named(number), opened(blob, self.limits.file, self.limits.pixels) as (image, size):
                 picture = size_of(image)
                 self._target(picture, reference=number > 0)
                 digest.update(f"/{picture.height}x{picture.width}/{size}".encode())
-        return digest.digest()
+        return self.note(entry)[0], digest.digest()
 
     def cost(self, entry: Entry) -> int:
         """About how many pixels the sample has: of one area are all buckets."""

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from qi_plugins.source_images.find import Found
     from qi_plugins.source_images.fit import Fit
 
+AT_START = 20_000
+"""Samples whose captions and headers are read in a few seconds."""
+PROBES = 1000
+"""Samples that are looked at, of many, before it is said that nothing is usable."""
+
 
 @frozen(kw_only=True)
 class Images:
@@ -58,6 +63,11 @@ class Images:
     changed: Literal["refuse", "next-epoch"] = "refuse"
     """What a resume does when the data is not what it was: refuse, or go on (from the next epoch if samples came or
     went)."""
+    checked: Literal["auto", "start", "drawn"] = "auto"
+    """When captions and headers are read. ``start``: all of them before the first draw, so that what can't be used is
+    told at once and never drawn. ``drawn``: each when it is drawn, and another sample stands in for one that can't be
+    used, so that a start takes seconds however many there are. ``auto``: at the start up to 20 000 samples, and where
+    categories are counted."""
     workers: int = field(default=4, validator=validators.gt(0))
     """Threads that decode. Has no effect on what is drawn."""
     max_pixels: int = field(default=64_000_000, validator=[validators.gt(0), validators.le(PILLOWS_OWN_LIMIT)])
@@ -74,7 +84,10 @@ class Images:
         return (self.side,)
 
     def build(self, place: Place, multiple: int) -> Source[Samples]:
-        """Finds the samples and reads every caption and header. Raises QiError if nothing is usable."""
+        """Finds the samples, and reads captions and headers where they are to be ``checked`` at the start.
+
+        Raises QiError if nothing is usable.
+        """
         from qi_core.shuffling import Fingerprint, Shuffled
         from qi_core.skipped import Skipped
 
@@ -94,15 +107,35 @@ class Images:
         )
 
     def scan(self, fit: Fit, skipped: Skipped, categories: bool = False) -> list[tuple[Entry, bytes]]:
-        """The usable samples by caption and header, each with a digest of them. Raises QiError if there is none."""
+        """The usable samples, as far as it is to be known at the start, each with a digest. Raises QiError if there is
+        none."""
         from qi_core.shuffling import scan
         from qi_plugins.source_images.find import find
 
         found = find(self.path, self.caption_extension, fit.limits, skipped, categories)
-        usable = list(scan(found.entries, fit.check, self.workers, skipped))
-        if not usable:
+        at_start = self.checked == "start" or (
+            self.checked == "auto" and (categories or len(found.entries) <= AT_START)
+        )
+        check = fit.check if at_start else fit.note
+        usable = [noted for _, noted in scan(found.entries, check, self.workers, skipped)]
+        if not usable or not (at_start or self._some_usable(usable, fit, skipped)):
             raise self._nothing(found, skipped)
         return usable
+
+    def _some_usable(self, noted: list[tuple[Entry, bytes]], fit: Fit, skipped: Skipped) -> bool:
+        """Whether there is a usable one among some that lie far apart; if not, they are skipped with their reason."""
+        from qi_core.pixels import Unusable
+
+        failures: list[tuple[str, Unusable]] = []
+        for entry, _ in noted[:: -(-len(noted) // PROBES)]:
+            try:
+                fit.check(entry)
+                return True
+            except Unusable as error:
+                failures.append((entry.key, error))
+        for key, failed in failures:
+            skipped(key, failed.reason, failed.detail)
+        return False
 
     def fit(self, seed: int, multiple: int) -> Fit:
         """What makes samples fit, and says which can't."""
@@ -130,8 +163,10 @@ class Images:
 
         if skipped.counts:
             reasons = ", ".join(f"{count} x {reason}" for reason, count in skipped.counts.most_common(5))
+            some = skipped.counts.total() < len(found.entries)
+            looked = f" of {skipped.counts.total()} that were looked at" if some else ""
             return QiError(
-                f"source.path = {self.path!r}: {len(found.entries)} samples found, none usable: {reasons}; "
+                f"source.path = {self.path!r}: {len(found.entries)} samples found, none usable{looked}: {reasons}; "
                 f"side = {self.side}, upscale = '{self.upscale}', captions = '{self.captions}'; "
                 "each with its reason is in skipped.jsonl in the run's folder"
             )
