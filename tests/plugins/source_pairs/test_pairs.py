@@ -183,6 +183,20 @@ def test_a_picture_that_proves_broken_costs_its_pair_and_nothing_else(data: Path
     assert whole != cut
 
 
+def test_a_pair_that_breaks_costs_its_seat_alone(data: Path, place: Place) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(data / "e.png")
+    path = write(data, *(plain(prompt=f"cat {i}", loser="e.png" if i in (1, 4) else "b.png") for i in range(6)))
+    planned = [pair.key for pair in build(path, place).draw(12)]
+    (data / "e.png").write_bytes((data / "e.png").read_bytes()[:-1000])
+    source = build(path, place)
+    found = [pair.key for pair in source.draw(12)]
+    assert [was for was, now in zip(planned, found, strict=True) if was != now] == [k for k in planned if "e.png" in k]
+    assert not any("e.png" in key for key in found)
+    assert source.report() == {"loser: cannot be decoded": 2}
+    assert len((place.folder / "skipped.jsonl").read_text().splitlines()) == 2
+
+
 def test_nothing_usable_is_one_line_that_says_why(data: Path, place: Place) -> None:
     path = write(data, BAD["tie"], BAD["all unsatisfactory"])
     with pytest.raises(QiError, match=r"none usable: 1 x tie, 1 x all unsatisfactory; wanted rows with prompt"):

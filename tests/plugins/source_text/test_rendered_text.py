@@ -14,6 +14,7 @@ import torch
 
 from qi_core import Place, QiError, typeface
 from qi_core.colours import NAMED, contrast
+from qi_core.drawing import made
 from qi_core.glyphs import Legible, Reader
 from qi_plugins.source_text.component import RenderedPairs, RenderedText
 from qi_plugins.source_text.live import TextSource
@@ -165,6 +166,33 @@ def test_paragraphs_are_wrapped_and_those_that_do_not_fit_are_counted(tmp_path: 
     assert source.report()["does not fit the picture"] >= 1
     with pytest.raises(QiError, match="layout = 'word'"):
         source.typesets()
+
+
+def test_a_line_that_does_not_fit_costs_its_seat_alone(tmp_path: Path) -> None:
+    """Each time round, every other line stands where it would anyway, and one of them sits in its seat too."""
+    names = [f"line {i}" for i in range(8)]
+    fits, misfits = (
+        build(text=lines(tmp_path, *names, "word " * long), layout="paragraph", height=64, width=96, held_out=0.0)
+        for long in (2, 200)
+    )
+    planned, found = ([sample.text for sample in source.draw(27)] for source in (fits, misfits))
+    seats = [i for i, text in enumerate(planned) if text not in names]
+    assert len(seats) == 3
+    assert all(one == other for i, (one, other) in enumerate(zip(planned, found, strict=True)) if i not in seats)
+    assert all(found[i] in names for i in seats)
+    assert misfits.report() == {"does not fit the picture": 3}
+
+
+def test_a_string_without_a_look_alike_costs_its_seat_alone(tmp_path: Path) -> None:
+    """Strings are random, so another one stands in, which no run comes to by itself."""
+    words = RenderedText(height=16, width=80, lengths=(1, 5), look_alikes=("OQ",), letters="OQABC")
+    here = Place(device=torch.device("cpu"), dtype=torch.float32, seed=0, folder=tmp_path)
+    first, second = (RenderedPairs(text=words).build(here, 8) for _ in range(2))
+    pairs, again = first.draw(60), [made(second, ticket).item for ticket in reversed(second.plan(60))][::-1]
+    assert all(torch.equal(a.loser, b.loser) and a.key == b.key for a, b in zip(pairs, again, strict=True))
+    own = [(n, pair.key) for n, pair in enumerate(pairs) if int(pair.key.removeprefix("train-")) < 2**62]
+    assert own == [(n, f"train-{n}") for n, _ in own]
+    assert 0 < 60 - len(own) <= sum(first.report().values())
 
 
 def test_a_file_with_nothing_usable_is_told(tmp_path: Path) -> None:
