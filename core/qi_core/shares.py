@@ -43,8 +43,8 @@ def block(shares: Sequence[int], counts: Sequence[int], length: int, owed: Seque
     unit = UNIT if any(owed) else 1
     owed = owed if any(owed) else [0] * len(shares)
     total, before = sum(shares), sum(counts)
-    # Multiplied out, since sets may have thousands of parts: by ``total`` what was given beyond what was owed, and what a
-    # part must become due until its next sample is.
+    # Multiplied out, since sets may have thousands of parts: what each was given beyond what it was owed, by ``total``,
+    # and what it must become due until its next sample is.
     had = [(count * unit - own) * total for count, own in zip(counts, owed, strict=True)]
     lacks = [(count + 1) * unit - own for count, own in zip(counts, owed, strict=True)]
     picks: list[int] = []
@@ -90,7 +90,7 @@ class Turns:
         """Of the block at hand and of the one after it."""
         self._shares = _shares(self._settings)
         self._owed, self._counts = [0] * len(weights), [0] * len(weights)
-        """What each part was owed when these weights began to hold, and what it has given since, this block left out."""
+        """What each part was owed when these weights began to hold, and gave since then, before the block at hand."""
         self._block = self._slot = 0
         self._picks: list[int] = []
         """Of the block at hand; empty before it begins."""
@@ -107,7 +107,7 @@ class Turns:
 
     def state_dict(self) -> dict[str, Any]:
         state = {"weights": self._settings, "block": self._block, "counts": list(self._counts), "slot": self._slot}
-        more = {"now": self._weights, "next": self._next, "owed": self._owed}
+        more: dict[str, list[Any]] = {"now": self._weights, "next": self._next, "owed": self._owed}
         told = self._weights != self._settings or self._next != self._settings or any(self._owed)
         return state | {key: list(value) for key, value in more.items()} if told else state
 
@@ -115,14 +115,15 @@ class Turns:
         """Go to a position. If the weights that it was built with were others, the new ones hold from here on; what was
         due under the old ones is made up for, unless parts are gone."""
         settings, count = self._settings, len(self._settings)
-        self._weights, self._next = (list(state.get(key, state["weights"])) for key in ("now", "next"))
+        built: list[float | str] = state["weights"]
+        self._weights, self._next = list(state.get("now", built)), list(state.get("next", built))
         self._shares, self._counts = _shares(self._weights), list(state["counts"])
-        self._owed = list(state.get("owed", [0] * len(self._counts)))
+        self._owed = list(state["owed"]) if "owed" in state else [0] * len(self._counts)
         self._block, self._slot = state["block"], state["slot"]
         self._picks = []
         if self._slot:
             self._begin()
-        if state["weights"] == settings:
+        if built == settings:
             return
         self._end()
         self._next = list(settings)
