@@ -9,8 +9,9 @@ from typing import Any, cast
 import torch
 
 from qi_core.data import Batch, Sample, Samples
-from qi_core.source import Source, SourceComponent
+from qi_core.source import Planned, Source, SourceComponent
 from qi_core.testing.contract import Contract, contract, place, same
+from qi_core.testing.planned import check_planned
 
 DRAWS = (1, 3, 2)
 """Sizes of draws, again and again."""
@@ -18,6 +19,7 @@ DRAWS = (1, 3, 2)
 
 def check_source(component: SourceComponent[Any], *, multiple: int = 8, count: int = 12) -> None:
     """``qi_core.source``: the n-th sample depends on settings, seed and n alone, and every position can be resumed.
+    Of a source that plans also: each is made from its ticket alone.
 
     ``multiple``: heights and widths must be multiples of it. ``count``: positions to try, from the first on; make it
     large enough to cross what the source has of ends (epochs, blocks, stages).
@@ -40,6 +42,8 @@ def check_source(component: SourceComponent[Any], *, multiple: int = 8, count: i
             _goes_on(told, resumed, samples, position, "a new source that loads it")
         live.load_state_dict(states[1])
         _goes_on(told, live, samples, 1, "the same source, sent back,")
+        if isinstance(live, Planned):
+            check_planned(component, fresh, samples)
         reported = live.report()
         told.holds(
             all(isinstance(times, int) and isinstance(reason, str) for reason, times in reported.items()),  # pyright: ignore[reportUnnecessaryIsInstance]
