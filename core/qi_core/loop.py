@@ -150,7 +150,7 @@ def step(run: Run, feed: Feeding) -> StepDone:
         grad_norm=norm,
         samples=ready.total,
         seconds=watch.seconds,
-        parts=_shown(means) | (dict(run.source.figures()) if isinstance(run.source, OnPolicy) else {}),
+        parts=_shown(means) | _figures(run),
         left_out=_left_out(run.strategy, portions) if run.skipped_updates > skipped else (),
     )
 
@@ -219,6 +219,12 @@ def _shown(means: Mapping[str, Mean]) -> dict[str, float]:
     totals, counts = (torch.stack(each) for each in zip(*((m.total, m.count) for m in means.values()), strict=True))
     shown = zip(means, (totals / counts).tolist(), strict=True)
     return {name: mean for name, mean in shown if not math.isnan(mean)}
+
+
+def _figures(run: Run) -> dict[str, float]:
+    """What the source and the engine tell of themselves."""
+    found = dict(run.source.figures()) if isinstance(run.source, OnPolicy) else {}
+    return found | (dict(run.engine.figures()) if run.engine is not None else {})
 
 
 def agree(run: Run, signals: Signals) -> tuple[str, bool]:

@@ -12,6 +12,15 @@ from qi_core.errors import QiError
 from qi_core.seat import seat
 
 
+_quiet = False
+
+
+def quiet() -> None:
+    """This process only counts: another one finds the same, and lists it."""
+    global _quiet
+    _quiet = True
+
+
 class Skip(Protocol):
     """Whoever is told what is skipped."""
 
@@ -30,7 +39,7 @@ class Skipped:
     def __call__(self, key: str, reason: str, detail: str = "") -> None:
         """Count it and put it on the list."""
         self.counts[reason] += 1
-        if seat().rank:
+        if seat().rank or _quiet:
             return
         line = json.dumps({"source": self._source, "key": key, "reason": reason, "detail": detail})
         try:

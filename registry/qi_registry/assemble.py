@@ -59,8 +59,8 @@ def assemble(recipe: Recipe, folder: Path, strategy: Strategy | None = None) -> 
     base = None if recipe.adapter is None else _kept_base(recipe, folder, strategy.team, saved is not None)
     asked, recipe = recipe, in_effect(recipe, _changes(folder, strategy.team, saved))
     loads = recipe.init != "" or (saved if recipe.adapter is None else base) is not None
-    place = _place(recipe, folder, strategy, _trained_in(recipe, strategy) if loads else None)
-    encoders = _encoders(recipe, place)
+    place = place_of(recipe, folder, strategy, _trained_in(recipe, strategy) if loads else None)
+    encoders = encoders_of(recipe, place)
     refuse_preview(recipe.preview, encoders)
     place = evolve(place, multiple=encoders.autoencoder.scale)
     source = specs.source(recipe, place)
@@ -331,8 +331,8 @@ def painter(recipe: Recipe, folder: Path, group: str = AVERAGED) -> Painter:
     from qi_core.generate import Painter
 
     strategy = alone(recipe.parallel).build()
-    place = _place(recipe, folder, strategy, strategy.dtype)
-    encoders = _encoders(recipe, place)
+    place = place_of(recipe, folder, strategy, strategy.dtype)
+    encoders = encoders_of(recipe, place)
     model = _model(recipe, place, encoders).requires_grad_(False)  # so that the strategy leaves its dtype alone
     model = strategy.place(model)
     _load(model, recipe, folder, group)
@@ -346,11 +346,11 @@ def painter(recipe: Recipe, folder: Path, group: str = AVERAGED) -> Painter:
     )
 
 
-def _place(recipe: Recipe, folder: Path, strategy: Strategy, reserve: torch.dtype | None) -> Place:
+def place_of(recipe: Recipe, folder: Path, strategy: Strategy, reserve: torch.dtype | None = None) -> Place:
     return Place(device=strategy.device, dtype=strategy.dtype, seed=recipe.train.seed, folder=folder, reserve=reserve)
 
 
-def _encoders(recipe: Recipe, place: Place) -> Encoders:
+def encoders_of(recipe: Recipe, place: Place) -> Encoders:
     from qi_core.encoder import Encoders
 
     return Encoders(autoencoder=recipe.autoencoder.build(place), conditioner=recipe.conditioner.build(place))

@@ -13,6 +13,7 @@ from qi_registry.plugins import Offer, Plugins
 
 BUILT_IN = {
     "run": "qi_registry.verbs.run:Run",
+    "produce": "qi_registry.verbs.produce:Produce",
     "set": "qi_registry.verbs.set:Set",
     "sample": "qi_registry.verbs.sample:Sample",
     "import": "qi_registry.verbs.import_:Import",
