@@ -1,0 +1,78 @@
+"""Photographs of a folder, as grounds of scenes and in the places of pictures. No torch here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from attrs import frozen
+
+from qi_core import QiError
+from qi_core.pixels import Unusable, decode, prepare, read_header, size_of
+from qi_core.sizes import Size, crop_box, scale
+from qi_core.strings import pick
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp")
+_CAPTION = 2000
+"""Bytes of a photograph's caption that are read at most; a longer one is left out."""
+
+
+@frozen(kw_only=True)
+class Photos:
+    """What a folder holds, in the order of names."""
+
+    folder: Path
+    files: tuple[str, ...]
+    """Paths within it."""
+    most: int
+    """Pixels that one may claim to have."""
+
+    @staticmethod
+    def of(folder: Path, most: int, key: str) -> Photos:
+        """Lists the folder; opens nothing. ``key``: what names it in a recipe."""
+        if not folder.is_dir():
+            raise QiError(f"{key} = '{folder}': no such folder; name one that holds photographs ({' '.join(ENDINGS)})")
+        found = sorted(
+            path.relative_to(folder).as_posix()
+            for path in folder.rglob("*")
+            if path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file()
+        )
+        if not found:
+            raise QiError(f"{key} = '{folder}': no photographs there; wanted files that end in {' '.join(ENDINGS)}")
+        prepare()
+        return Photos(folder=folder, files=tuple(found), most=most)
+
+    def choose(self, dice: Random) -> str:
+        """One of ``files``."""
+        return self.files[pick(dice, len(self.files))]
+
+    def picture(self, name: str, height: int, width: int, dice: Random) -> Any:
+        """RGB of that size, cropped anywhere. Raises Unusable."""
+        target = Size(height=height, width=width)
+        try:
+            with (self.folder / name).open("rb") as file:
+                image = read_header(file, self.most)
+                size = size_of(image)
+                factor = scale(size, target)
+                if factor > 2:
+                    raise Unusable("background too small", f"{name}: {size.width}x{size.height} for {width}x{height}")
+                upright = decode(image, factor, (255, 255, 255))
+        except OSError as error:
+            raise Unusable("background cannot be read", f"{name}: {error.strerror}") from error
+        from PIL import Image
+
+        box = crop_box(Size(height=upright.height, width=upright.width), target, dice.random(), dice.random())
+        return upright.resize((width, height), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
+
+    def caption(self, name: str) -> str:
+        """What stands in the .txt beside it; empty where there is none, or it quotes something that would not be in
+        the picture."""
+        path = (self.folder / name).with_suffix(".txt")
+        try:
+            if path.stat().st_size > _CAPTION:
+                return ""
+            text = " ".join(path.read_text(encoding="utf-8-sig").split())
+        except (OSError, UnicodeDecodeError):
+            return ""
+        return "" if any(quote in text for quote in '"“”「」『』') else text
