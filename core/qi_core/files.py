@@ -25,6 +25,15 @@ def write_whole(path: Path, content: bytes) -> None:
         raise QiError(f"{path}: could not be written ({error.strerror}); what was there before is whole") from error
 
 
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder last: a rename is safe only when its folder is on the disk too."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def locked(folder: Path, what: str) -> Generator[None]:
     """Hold a folder; the lock goes with the process, however it ends. Raises QiError if another process holds it."""

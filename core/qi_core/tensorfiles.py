@@ -84,15 +84,6 @@ def stamp(path: Path) -> Stamp:
     return Stamp(size, f"{crc:08x}")
 
 
-def sync_folder(path: Path) -> None:
-    """Make the names in a folder last: a rename is safe only when its folder is on the disk too."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @frozen
 class Form:
     """What is known of a tensor without its values."""

@@ -26,8 +26,9 @@ from attrs import frozen
 
 from qi_core import Checkpoint, QiError, Team
 from qi_core.errors import LostError
+from qi_core.files import sync_folder
 from qi_core.team import Alone
-from qi_core.tensorfiles import Stamp, StoredTensors, sync_folder, write
+from qi_core.tensorfiles import Stamp, StoredTensors, write
 from qi_plugins.store_folder.manifest import MANIFEST, Manifest, damages
 from qi_plugins.store_folder.outgoing import File, Room, outgoing
 

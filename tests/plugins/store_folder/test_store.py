@@ -19,6 +19,7 @@ from torch import Tensor
 
 from qi_core import Checkpoint, QiError
 from qi_core import tensorfiles as files
+from qi_core.files import sync_folder
 from qi_plugins.store_folder import qi_stores
 from qi_plugins.store_folder.component import Folder
 
@@ -264,7 +265,7 @@ Folder().build(Path(sys.argv[1])).save(checkpoint(2))
 
 def test_a_living_writer_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = Folder().build(tmp_path), Folder().build(tmp_path)
-    whole = files.sync_folder
+    whole = sync_folder
     nested: list[int] = []
 
     def meanwhile(path: Path) -> None:
