@@ -128,3 +128,23 @@ def label_of(cls: type[Any]) -> str | None:
     """The key that entries of this class are called by, or None."""
     known = {field.name for field in attrs.fields(cls) if field.init}
     return next((key for key in LABELS if key in known), None)
+
+
+def value_at(table: dict[str, Any], key: str) -> Any:
+    """What a resolved recipe's tables say at a key as a line of TOML spells it (``data.filters.clarity.least``); None
+    where they say nothing."""
+    import tomllib
+
+    try:
+        asked: Any = tomllib.loads(f"{key} = 0")
+    except tomllib.TOMLDecodeError:
+        return None
+    here: Any = table
+    while isinstance(asked, dict):
+        ((step, asked),) = asked.items()
+        if isinstance(here, list):
+            found = _called(here, step)
+            here = here[found[0]] if len(found) == 1 else None
+        else:
+            here = here.get(step) if isinstance(here, dict) else None
+    return here

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from qi_core.errors import QiError, RecipeError
+from qi_registry import curricula
 from qi_registry.joining import Joined, by_label, new_entries
 from qi_registry.kinds import SECTIONS, Kind
 from qi_registry.mistakes import Layer, Mistake, did_you_mean, locate, show
@@ -172,6 +173,8 @@ def _checked(layers: Sequence[Layer], told: list[str], name: str, registry: Regi
             found.append(Mistake((key,), f"missing; wanted {wanted.a} (known: {names})"))
     if not found and not told:
         found += _fits(parts["objective"], parts["source"])
+    if not found and not told:
+        found += curricula.mistakes(Recipe(**parts), registry)
     told += locate(found, layers, joined.called)
     if told:
         raise RecipeError(told)

@@ -16,6 +16,7 @@ from qi_registry.registry import Registry, installed
 
 if TYPE_CHECKING:
     from qi_core.adapter import AdapterComponent
+    from qi_core.curriculum import CurriculumComponent
     from qi_core.denoiser import DenoiserComponent
     from qi_core.encoder import Autoencoder, Conditioner
     from qi_core.evaluation import EvaluationComponent
@@ -56,6 +57,7 @@ class Recipe:
     adapter: AdapterComponent | None = None
     objective: Objective[Any]
     source: SourceComponent[Any]
+    curriculum: CurriculumComponent | None = None
     sampler: Sampler
     optimizer: OptimizerComponent
     parallel: ParallelComponent

@@ -16,6 +16,7 @@ from qi_core.data import Samples
 from qi_core.hooks import hookimpl
 from qi_core.settings import Shift
 from qi_core.source import SourceComponent
+from qi_plugins.curriculum_stages.component import Stages
 from qi_registry.plugins import Plugins
 from qi_registry.registry import Registry
 
@@ -66,6 +67,7 @@ class Flow:
 
     dropout: float = field(default=0.1, validator=[validators.ge(0), validators.lt(1)])
     """Of captions."""
+    shift: Shift = "none"
 
     def prepare(self, *_: Any) -> None: ...
     def loss(self, *_: Any) -> None: ...
@@ -102,6 +104,10 @@ class Mixture(Built):
     bars: Mapping[str, float] = field(factory=dict)
     """Whatever one likes."""
     more: Mapping[str, Part] = field(factory=dict)
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        return {part.name or str(number): part.weight for number, part in enumerate(self.parts)}
 
 
 @frozen(kw_only=True)
@@ -168,6 +174,7 @@ OFFERS: dict[str, dict[str, Any]] = {
     "qi_adapters": {"extra": Extra},
     "qi_objectives": {"flow": Flow},
     "qi_sources": {"words": Words, "mixture": Mixture, "ranked": Ranked},
+    "qi_curriculums": {"stages": Stages},
     "qi_samplers": {"euler": Euler, "heun": Heun},
     "qi_optimizers": {"adamw": AdamW},
     "qi_parallels": {"single": Plain},

@@ -23,6 +23,7 @@ tracker = []
 sampler = {name = "heun", shift = 1e3}
 evaluation = ["score", {name = "score", every = 3}]
 optimizer = {lr = 1e-4}
+curriculum = {name = "stages", stages = [{steps = 5, mixture = {0 = 1, 1 = 0.5}}, {lr = 0.5}]}
 [preview]
 prompts = ['the word "HI"', "字\\n\n\t", ""]
 [source]
