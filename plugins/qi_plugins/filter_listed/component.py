@@ -1,0 +1,70 @@
+"""The settings of ``listed`` and ``category``, and how they measure."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from attrs import frozen
+
+from qi_core.bar import Bar
+from qi_core.data import Sample
+from qi_core.keylist import keys_of
+from qi_core.place import Place
+
+if TYPE_CHECKING:
+    from qi_core import Filter
+
+
+@frozen(kw_only=True)
+class Listed:
+    """1 for a sample whose key stands in a file, else 0: what ``qi data duplicates`` found, what people crossed out.
+
+    A line is a key, or a JSON object with a "key" (JSONL, as the passes of ``qi data`` write it).
+    """
+
+    path: Path
+    """The list."""
+    what: Literal["drop", "keep"] = "drop"
+    """Whether those on the list are refused, or all others."""
+
+    def build(self, place: Place) -> Filter:
+        """Reads the list. Raises QiError if it cannot be read."""
+        listed = {_short(key) for key in keys_of(self.path.expanduser())}
+
+        def on_it(sample: Sample) -> float:
+            return float(_short(sample.key) in listed)
+
+        if self.what == "drop":
+            return Bar(measuring=on_it, most=0.0, above="on the list")
+        return Bar(measuring=on_it, least=1.0, below="not on the list")
+
+
+@frozen(kw_only=True)
+class InCategory:
+    """1 for a sample of a category that is wanted, else 0. Nothing is said of samples without a category."""
+
+    keep: tuple[str, ...] = ()
+    """Categories; ``people`` stands for ``people/portrait`` too. Empty: all but those in ``drop``."""
+    drop: tuple[str, ...] = ()
+    """Categories that are refused."""
+
+    def build(self, place: Place) -> Filter:
+        return Bar(measuring=self.wanted, least=1.0, below="category not wanted")
+
+    def wanted(self, sample: Sample) -> float:
+        """1 or 0; NaN without a category."""
+        if not sample.category:
+            return float("nan")
+        kept = not self.keep or _under(sample.category, self.keep)
+        return float(kept and not _under(sample.category, self.drop))
+
+
+def _under(category: str, roots: tuple[str, ...]) -> bool:
+    return any(category == root or category.startswith(root.rstrip("/") + "/") for root in roots)
+
+
+def _short(key: str) -> bytes:
+    """Stands for a key: a list of a hundred million must fit into memory."""
+    return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
