@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from attrs import Attribute, field, frozen, validators
 
 from qi_core.data import Samples
+from qi_core.entries import cleaned
 from qi_core.place import Place
 from qi_core.source import Source, SourceComponent
 from qi_plugins.source_images.balance import Rule, capped, shares
-from qi_plugins.source_images.entry import cleaned
 from qi_plugins.source_images.images import Images
 from qi_plugins.source_images.quality import Quality
 

@@ -16,8 +16,10 @@ from PIL import Image
 
 from qi_core.data import Sample, Samples
 from qi_core.drawing import Passed, drawn
+from qi_core.entries import Entry
 from qi_core.errors import QiError
 from qi_core.files import write_whole
+from qi_core.fit import Fit
 from qi_core.pixels import Unusable
 from qi_core.place import Place
 from qi_core.seat import seat
@@ -26,8 +28,6 @@ from qi_core.shuffling import Deck, Fingerprint, number_of, permutation
 from qi_core.skipped import Skip, Skipped
 from qi_core.source import Planned, Source, Ticket
 from qi_plugins.source_images.curated import Curated
-from qi_plugins.source_images.entry import Entry
-from qi_plugins.source_images.fit import Fit
 from qi_plugins.source_images.images import Images
 from qi_plugins.source_images.quality import Quality
 
@@ -224,7 +224,8 @@ def _maker(fit: Fit, quality: Quality) -> Make:
 
     def make(entry: Entry, epoch: int) -> Sample:
         if quality.asks() and entry.key not in passed:
-            fit.inspect(entry, quality)
+            if failed := quality.judge(fit.whole(entry)):
+                raise failed
             passed.add(entry.key)
         return evolve(fit.make(entry, epoch), category=entry.category or UNCATEGORISED)
 

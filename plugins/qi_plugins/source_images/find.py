@@ -12,11 +12,11 @@ from typing import Any
 from attrs import define, field
 
 from qi_core.blob import Blob
+from qi_core.entries import EXTENSIONS, Entry, Limits, caption_of, category_of, cleaned
 from qi_core.errors import QiError
 from qi_core.jsonlines import records
 from qi_core.pixels import Unusable
 from qi_core.skipped import Skip
-from qi_plugins.source_images.entry import EXTENSIONS, Entry, Limits, caption_of, category_of, cleaned
 from qi_plugins.source_images.shards import read_shard
 
 

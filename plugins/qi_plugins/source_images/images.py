@@ -14,6 +14,8 @@ from qi_core.place import Place
 if TYPE_CHECKING:
     from collections import Counter
 
+    from qi_core.entries import Entry
+    from qi_core.fit import Fit
     from qi_core.skipped import Skip, Skipped
     from qi_core.source import Source
     from qi_plugins.source_images.find import Found

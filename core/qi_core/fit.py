@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import frozen
 
 from qi_core.blob import Blob, opened
 from qi_core.data import Origin, Sample
+from qi_core.entries import Entry, Limits
 from qi_core.pixels import Colour, Unusable, decode, is_turned, refuse_misfit, resize, size_of
 from qi_core.shuffling import number_of
 from qi_core.sizes import Size, crop_box, nearest, own_size, scale
-from qi_plugins.source_images.entry import Entry, Limits
-from qi_plugins.source_images.quality import Quality
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,11 +90,10 @@ class Fit:
             origin=origin,
         )
 
-    def inspect(self, entry: Entry, quality: Quality) -> None:
-        """Judge the picture as it is stored, upright, on the stated background. Raises Unusable."""
+    def whole(self, entry: Entry) -> Any:
+        """The picture of Pillow's as it is stored: upright, RGB, on the stated background. Raises Unusable."""
         with opened(entry.image, self.limits.file, self.limits.pixels) as (image, _):
-            if failed := quality.judge(decode(image, 1.0, self.background)):
-                raise failed
+            return decode(image, 1.0, self.background)
 
     def caption(self, entry: Entry) -> str:
         """Without space around it. Raises Unusable."""
@@ -141,7 +139,7 @@ class Fit:
 
 
 @contextmanager
-def _named(number: int) -> Iterator[None]:
+def _named(number: int) -> Generator[None]:
     """Says of a reference (any but number 0) that it is one."""
     try:
         yield
