@@ -1,0 +1,136 @@
+"""A packed portion as an open file without a name, which one process writes and another sends.
+
+In memory where the system has memfd (Linux), else in a temporary file that is unlinked already: when the last process
+that holds it ends, however it ends, it is gone. Shared memory with a name would stay behind killed workers.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterable
+
+import crc32c
+from attrs import frozen
+
+CHUNK = 1 << 20
+"""Bytes that are summed and then written while the processor still has them."""
+SPARE = 4
+"""Files that are kept to be written again. A third of the time of writing into a new one: its memory is there."""
+
+
+@frozen(kw_only=True, eq=False)
+class Body:
+    """Who holds it closes it, once."""
+
+    fd: int
+    size: int
+    crc: str
+    """CRC-32C, eight hexadecimal digits."""
+    release: Callable[[], None]
+    """Lets go of the file."""
+
+    def close(self) -> None:
+        self.release()
+
+
+@frozen(kw_only=True)
+class Written:
+    """A file that was written, and stays as it is until ``Spool.free``."""
+
+    number: int
+    fd: int
+    size: int
+    crc: int
+
+
+class Spool:
+    """Writes bodies, into files that were freed where there are some. Any thread may ask."""
+
+    def __init__(self) -> None:
+        self._files: dict[int, int] = {}
+        self._spare: list[int] = []
+        self._count, self._room = 0, SPARE
+        self._lock = threading.Lock()
+
+    def write(self, pieces: Iterable[memoryview]) -> Written:
+        """Raises OSError where there is no room."""
+        with self._lock:
+            if self._spare:
+                number = self._spare.pop()
+                fd = self._files[number]
+                os.lseek(fd, 0, os.SEEK_SET)
+            else:
+                number, fd = self._count, _nameless()
+                self._count, self._files[number] = number + 1, fd
+        try:
+            size, crc = _write(fd, pieces)
+            if os.fstat(fd).st_size > 2 * size:  # a small one must not keep a large one's memory
+                os.ftruncate(fd, size)
+        except BaseException:
+            self._close(number)
+            raise
+        return Written(number=number, fd=fd, size=size, crc=crc)
+
+    def free(self, number: int) -> None:
+        """Nobody reads it any more."""
+        with self._lock:
+            if len(self._spare) < self._room:
+                self._spare.append(number)
+            else:
+                self._close(number)
+
+    def body(self, pieces: Iterable[memoryview]) -> Body:
+        """For whoever sends it from this process."""
+        made = self.write(pieces)
+        return Body(fd=made.fd, size=made.size, crc=f"{made.crc:08x}", release=lambda: self.free(made.number))
+
+    def close(self) -> None:
+        """Keep no more files; those that are read are closed when they are freed."""
+        with self._lock:
+            self._room = 0
+            while self._spare:
+                self._close(self._spare.pop())
+
+    def _close(self, number: int) -> None:
+        os.close(self._files.pop(number))
+
+
+def _write(fd: int, pieces: Iterable[memoryview]) -> tuple[int, int]:
+    size = crc = 0
+    for piece in pieces:
+        for start in range(0, len(piece), CHUNK):
+            chunk = piece[start : start + CHUNK]
+            crc = crc32c.crc32c(chunk, crc)
+            size += len(chunk)
+            while chunk:  # the system may take less than it is given
+                chunk = chunk[os.write(fd, chunk) :]
+    return size, crc
+
+
+def _nameless() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("qi-portion", os.MFD_CLOEXEC)
+    with tempfile.TemporaryFile(prefix="qi-portion-") as file:
+        return os.dup(file.fileno())
+
+
+class Reading:
+    """A body as asyncio sends files: with a place of its own, so that two may read it at once."""
+
+    def __init__(self, body: Body) -> None:
+        self._fd, self._at, self._size = body.fd, 0, body.size
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def seek(self, offset: int) -> int:
+        self._at = offset
+        return offset
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Called only where the system can't send a file by itself (TLS)."""
+        count = os.preadv(self._fd, [memoryview(buffer)[: self._size - self._at]], self._at)
+        self._at += count
+        return count

@@ -1,0 +1,151 @@
+"""A worker: a process that carries out orders, one at a time, for the pool in ``workers`` that started it.
+
+It is started by its own command line and not forked: a fork of a process with threads, torch's among them, may hang,
+and one with a CUDA context is broken. What it costs is the import of torch, once a start.
+
+Over the socket in QI_WORKER go frames: four bytes with a length, then JSON. A portion's bytes don't go over it: they
+are written into a file without a name, whose descriptor is handed over.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Literal, TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+from qi_core.errors import QiError
+from qi_core.plane.body import Spool
+from qi_core.portions import Order, Portion
+
+Make: TypeAlias = Callable[[Order], Portion]
+"""Carries out orders of one spec. Raises QiError where one can't be."""
+Build: TypeAlias = Callable[[bytes], Make]
+"""From a spec's definition. Raises QiError where this machine can't."""
+
+CHANNEL = "QI_WORKER"
+"""The environment variable with the descriptor of a worker's socket."""
+SPECS = 2
+"""Whose makers a worker keeps: around a live change, orders of the old and the new one are mixed."""
+
+
+class Task(Struct, frozen=True):
+    """To a worker."""
+
+    spec: str
+    definition: str = ""
+    """Given with the first task of a spec."""
+    order: str = ""
+    """``wire.Asked`` as JSON; none: get ready for the spec."""
+    deadline: float = 0.0
+    """Seconds; by twice that the worker ends itself, should nobody be left to do it."""
+    free: tuple[int, ...] = ()
+    """Files that are no longer read."""
+
+
+class Reply(Struct, frozen=True):
+    """From a worker."""
+
+    kind: Literal["ready", "built", "done", "refused", "memory"]
+    """Started; ready for the spec; made; can't be, and why; no memory was left."""
+    text: str = ""
+    number: int = 0
+    size: int = 0
+    crc: int = 0
+
+
+def send(channel: socket.socket, message: Struct, fd: int | None = None) -> None:
+    text = msgspec.json.encode(message)
+    frame = len(text).to_bytes(4, "big") + text
+    if fd is None:
+        channel.sendall(frame)
+    else:  # the descriptor goes with the first byte
+        sent = socket.send_fds(channel, [frame], [fd])
+        channel.sendall(frame[sent:])
+
+
+def receive(channel: socket.socket) -> tuple[bytes, int | None]:
+    """A frame, and the descriptor that came with it. Raises EOFError where the other side is gone."""
+    head, fds, _, _ = socket.recv_fds(channel, 4, 1, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+    head += _exactly(channel, 4 - len(head)) if head else b""
+    if not head:
+        raise EOFError
+    return _exactly(channel, int.from_bytes(head, "big")), fds[0] if fds else None
+
+
+def _exactly(channel: socket.socket, size: int) -> bytes:
+    found = bytearray()
+    while len(found) < size:
+        some = channel.recv(size - len(found))
+        if not some:
+            raise EOFError
+        found += some
+    return bytes(found)
+
+
+def work(build: Build) -> None:
+    """The main function of a worker's program: carry out orders until the pool hangs up."""
+    from qi_core import packing
+    from qi_core.plane import wire
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the pool ends its workers
+    channel = socket.socket(fileno=int(os.environ.pop(CHANNEL)))
+    channel.set_inheritable(False)
+    threading.Thread(target=_end_with, args=(channel,), daemon=True).start()
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("1000")  # where the machine runs out of memory, a worker goes and not the trainer
+    spool, makers = Spool(), OrderedDict[str, Make]()
+
+    def carried_out(task: Task) -> tuple[Reply, int | None]:
+        if task.spec not in makers:
+            makers[task.spec] = build(task.definition.encode())
+        makers.move_to_end(task.spec)
+        while len(makers) > SPECS:
+            makers.popitem(last=False)
+        if not task.order:
+            return Reply(kind="built"), None
+        portion = makers[task.spec](wire.order_of(task.order.encode()))
+        made = spool.write(packing.body(packing.pack(portion)))
+        return Reply(kind="done", number=made.number, size=made.size, crc=made.crc), made.fd
+
+    send(channel, Reply(kind="ready"))
+    with suppress(EOFError, ConnectionError):
+        while True:
+            task = msgspec.json.decode(receive(channel)[0], type=Task)
+            for number in task.free:
+                spool.free(number)
+            # No handler: the system itself ends a process that hangs with the interpreter locked.
+            signal.setitimer(signal.ITIMER_REAL, 2 * task.deadline)
+            try:
+                reply, fd = carried_out(task)
+            except QiError as error:
+                reply, fd = Reply(kind="refused", text=str(error)), None
+            except MemoryError:
+                traceback.print_exc()
+                reply, fd = Reply(kind="memory"), None
+            except Exception as error:
+                traceback.print_exc()
+                reply, fd = Reply(kind="refused", text=f"the producer failed ({type(error).__name__}: {error})"), None
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            send(channel, reply, fd)
+            if reply.kind == "memory":
+                break  # what is left of it is not to be trusted
+    sys.stdout.flush()
+
+
+def _end_with(channel: socket.socket) -> None:
+    """End the process when the pool is gone, in the middle of whatever it does."""
+    poll = select.poll()
+    poll.register(channel, getattr(select, "POLLRDHUP", 0))  # POLLHUP is always told
+    poll.poll()
+    os._exit(1)

@@ -1,0 +1,408 @@
+"""A producer's side: orders come in over HTTP, portions go out, and shards of its cache.
+
+Every answer follows from the order alone, so nothing is leased and nothing is lost with a connection: who asks again
+gets the same, and who asks twice at once waits for the same work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import os
+import re
+import sys
+import traceback
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from attrs import field, frozen, validators
+
+from qi_core.errors import QiError
+from qi_core.plane import wire
+from qi_core.plane.body import Body, Reading
+
+if TYPE_CHECKING:
+    from aiohttp import web
+    from aiohttp.abc import AbstractStreamWriter
+    from aiohttp.typedefs import Handler
+    from aiohttp.web_request import BaseRequest
+    from msgspec import Struct
+
+    from qi_core.plane.workers import Makes
+    from qi_core.portions import Order
+
+KNOWN = 8
+"""Specs that are remembered."""
+SLOWEST_BODY = 60.0
+"""Seconds in which a message must have been sent whole."""
+SLOWEST_SEND = 60.0
+"""Seconds that a portion may take to be sent, and one more for each MiB: who reads nothing holds memory."""
+FAREWELL = 5.0
+"""Seconds that requests have to end in when the server is asked to stop."""
+_SHARD = re.compile(r"[0-9A-Za-z_-][0-9A-Za-z._-]{0,199}")
+
+
+@frozen(kw_only=True)
+class Caps:
+    """What a producer holds at most; beyond, orders are told to come again."""
+
+    orders: int = field(default=64, validator=validators.gt(0))
+    """Orders at once, being made or waiting to be."""
+    bytes: int = field(default=4 << 30, validator=validators.gt(0))
+    """Of portions that are made and not sent yet."""
+    kept: int = field(default=256 << 20, validator=validators.ge(0))
+    """Bytes of portions that were sent, kept for who asks again since they did not arrive whole."""
+
+
+class Busy(Exception):
+    """As much is being done as may be at once."""
+
+
+class Specs:
+    """What a producer can carry out orders by: given to it, by name."""
+
+    def __init__(self, accept: Callable[[str], str]) -> None:
+        """``accept``: checks a definition and gives its name. Raises QiError where this producer can't work by it."""
+        self._accept, self._known = accept, OrderedDict[str, bytes]()
+
+    def add(self, definition: str) -> str:
+        """Raises QiError."""
+        name = self._accept(definition)
+        self._known[name] = definition.encode()
+        self._known.move_to_end(name)
+        while len(self._known) > KNOWN:
+            self._known.popitem(last=False)
+        return name
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._known)
+
+    def get(self, name: str) -> bytes | None:
+        return self._known.get(name)
+
+
+class Held:
+    """An order that is being carried out, or its body, for as long as somebody reads it or it is kept."""
+
+    def __init__(self, making: asyncio.Future[Body]) -> None:
+        self.making, self.readers = making, 0
+
+    @property
+    def body(self) -> Body | None:
+        """None while it is made, and where it could not be."""
+        making = self.making
+        return making.result() if making.done() and not making.cancelled() and not making.exception() else None
+
+    @property
+    def size(self) -> int:
+        return self.body.size if self.body else 0
+
+
+class Orders:
+    """Each is carried out once, however often it is asked for while its portion is there."""
+
+    def __init__(self, makes: Makes, caps: Caps) -> None:
+        self.makes, self._caps = makes, caps
+        self._held: OrderedDict[str, Held] = OrderedDict()
+        self.counts = {"orders": 0, "again": 0, "sent": 0, "bytes": 0, "busy": 0, "failed": 0}
+
+    @asynccontextmanager
+    async def answer(self, name: str, order: Order, definition: bytes) -> AsyncGenerator[Body]:
+        """Raises Busy, and what the maker raises."""
+        self.counts["orders"] += 1
+        held = self._held.get(name)
+        if held is not None:
+            self.counts["again"] += 1
+            self._held.move_to_end(name)
+        else:
+            if sum(not each.making.done() for each in self._held.values()) >= self._caps.orders:
+                raise Busy(f"{self._caps.orders} orders are being carried out already")
+            if sum(each.size for each in self._held.values() if each.readers) >= self._caps.bytes:
+                raise Busy(f"{self._caps.bytes} bytes wait to be fetched already")
+            held = self._held[name] = Held(asyncio.wrap_future(self.makes.submit(order, definition)))
+            held.making.add_done_callback(lambda done: self._done(name, done))
+        held.readers += 1
+        try:
+            # Who asks may hang up; the work is still wanted when they ask again.
+            body = await asyncio.shield(held.making)
+            yield body
+            self.counts["sent"] += 1
+            self.counts["bytes"] += body.size
+        finally:
+            held.readers -= 1
+            self._tidy()
+
+    def in_memory(self) -> int:
+        """Bytes."""
+        return sum(held.size for held in self._held.values())
+
+    async def close(self) -> None:
+        """End what is going on."""
+        making = [held.making for held in self._held.values()]
+        for each in making:
+            each.cancel()
+        await asyncio.gather(*making, return_exceptions=True)
+        await asyncio.to_thread(self.makes.close)
+        for held in self._held.values():
+            if held.body:
+                held.body.close()
+        self._held.clear()
+
+    def _done(self, name: str, making: asyncio.Future[Body]) -> None:
+        if making.cancelled() or making.exception() is not None:
+            self._held.pop(name, None)
+            self.counts["failed"] += 1
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Forget the oldest of those that nobody reads, until no more is kept than there is room for."""
+        idle = {name: held for name, held in self._held.items() if held.body and not held.readers}
+        kept = sum(held.size for held in idle.values())
+        for name, held in idle.items():
+            if kept <= self._caps.kept:
+                return
+            kept -= held.size
+            del self._held[name]
+            if held.body:
+                held.body.close()
+
+
+def application(
+    orders: Orders, specs: Specs, *, token: str = "", shards: Path | None = None, guarded: bool = False
+) -> web.Application:
+    """All addresses. ``token``: "" lets everybody in who calls by a loopback name or a unix socket, and with
+    ``guarded`` (by certificates) everybody who could connect. ``shards``: the folder of immutable files to give."""
+    from aiohttp import web
+
+    def reply(message: Struct, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+        return web.Response(body=wire.encode(message), content_type="application/json", status=status, headers=headers)
+
+    @web.middleware
+    async def told(request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Whatever goes wrong, with its status and one sentence."""
+        try:
+            _let_in(request, token, guarded)
+            return await handler(request)
+        except web.HTTPException as error:
+            return reply(wire.Problem(error=error.text or error.reason), error.status)
+        except wire.Unreadable as error:
+            return reply(wire.Problem(error=str(error)), 400)
+        except Busy as error:
+            orders.counts["busy"] += 1
+            return reply(wire.Problem(error=str(error)), 503, {"Retry-After": "1"})
+        except QiError as error:
+            return reply(wire.Problem(error=str(error)), 422)
+        except (ConnectionError, asyncio.CancelledError):
+            raise  # nobody is left to be told
+        except Exception as error:
+            traceback.print_exc()
+            return reply(wire.Problem(error=f"{type(error).__name__}: {error}"), 500)
+
+    async def portion(request: web.Request) -> web.StreamResponse:
+        asked = await _read(request)
+        order, name = wire.order_of(asked), wire.name_of(asked)
+        definition = specs.get(order.spec)
+        if definition is None:
+            known = ", ".join(specs.names()) or "none yet"
+            problem = wire.Problem(error=f"spec {order.spec} is not known here (known: {known})", specs=specs.names())
+            return reply(problem, 409)
+        async with orders.answer(name, order, definition) as body:
+            response: web.StreamResponse = _sending()(body, {wire.MADE_BY: order.spec, wire.ANSWERS: name})
+            await response.prepare(request)
+        return response
+
+    async def spec(request: web.Request) -> web.Response:
+        message = wire.decode(await _read(request), wire.Spec)
+        name = await asyncio.to_thread(specs.add, message.definition)
+        if name != message.spec:
+            raise QiError(
+                f"version skew: the trainer calls its spec {message.spec}, this producer would call it {name}; "
+                "run the same version of qi on both sides"
+            )
+        orders.makes.ready(name, message.definition.encode())
+        return reply(wire.Health(specs=specs.names()))
+
+    async def health(request: web.Request) -> web.Response:
+        return reply(wire.Health(specs=specs.names()))
+
+    async def stats(request: web.Request) -> web.Response:
+        counts: dict[str, Any] = dict(orders.counts)
+        makes = orders.makes
+        return reply(wire.Stats(**counts, held=orders.in_memory(), workers=makes.alive(), deaths=makes.deaths()))
+
+    async def shard(request: web.Request) -> web.StreamResponse:
+        name = request.match_info["name"]
+        if shards is None or not _SHARD.fullmatch(name) or not (shards / name).is_file():
+            raise web.HTTPNotFound(text=f"no shard is called {name!r} here")
+        return web.FileResponse(
+            shards / name, chunk_size=1 << 20, headers={"Cache-Control": "public, max-age=31536000, immutable"}
+        )
+
+    app = web.Application(client_max_size=wire.LARGEST, middlewares=[told])
+    app.add_routes(
+        [
+            web.post(wire.PORTION, portion),
+            web.post(wire.SPEC, spec),
+            web.get(wire.HEALTH, health),
+            web.get(wire.STATS, stats),
+            web.get(wire.SHARD + "/{name}", shard),
+        ]
+    )
+    return app
+
+
+async def _read(request: web.Request) -> bytes:
+    from aiohttp import web
+
+    try:
+        async with asyncio.timeout(SLOWEST_BODY):
+            return await request.read()
+    except TimeoutError as error:
+        raise web.HTTPRequestTimeout(text=f"wanted the whole request within {SLOWEST_BODY:g} s") from error
+
+
+def _sending() -> Any:
+    """The class of responses that hand a body to the system as a file: none of its bytes pass through this process."""
+    from aiohttp import web
+
+    class Sending(web.StreamResponse):
+        def __init__(self, body: Body, headers: dict[str, str]) -> None:
+            super().__init__(headers={wire.CRC: body.crc, "Content-Type": wire.BODY, **headers})
+            self.content_length = body.size
+            self._sent = body
+
+        async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
+            writer = await super().prepare(request)
+            transport = request.transport
+            if transport is None:
+                raise ConnectionResetError("the connection is gone")
+            try:
+                async with asyncio.timeout(SLOWEST_SEND + self._sent.size / 2**20):
+                    await asyncio.get_running_loop().sendfile(transport, Reading(self._sent), 0, self._sent.size)  # type: ignore[arg-type]
+                    await self.write_eof()
+            except BaseException:
+                transport.abort()  # nothing else may follow half a body
+                raise
+            return writer
+
+    return Sending
+
+
+def _let_in(request: web.Request, token: str, guarded: bool) -> None:
+    """Raises 401 without the right token; without any, 403 for who calls by another than a loopback name: a page in a
+    browser on this machine could (DNS rebinding)."""
+    from aiohttp import web
+
+    if token:
+        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        if request.path != wire.HEALTH and not hmac.compare_digest(given, f"Bearer {token}".encode()):
+            raise web.HTTPUnauthorized(text="wanted the header Authorization: Bearer TOKEN with this producer's token")
+    elif not guarded and not wire.is_loopback(request.url.host or ""):
+        raise web.HTTPForbidden(text="this producer is called by a loopback name alone; start it with a token")
+
+
+@frozen(kw_only=True)
+class Door:
+    """Where a producer listens, and who may come in."""
+
+    socket: Path | None = None
+    """A unix socket, which nobody but this user may open."""
+    host: str = "127.0.0.1"
+    port: int | None = None
+    """None: not on the network; 0: a free one."""
+    token: str = field(default="", repr=False)
+    tls: wire.Tls | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.socket is None and self.port is None:
+            raise QiError("a producer must listen somewhere: give a socket or a port")
+        if self.port is not None and not self.token and self.tls is None and not wire.is_loopback(self.host):
+            raise QiError(f"{self.host}: others could call without a token; give one, or certificates, or 127.0.0.1")
+
+
+async def serve(
+    orders: Orders,
+    specs: Specs,
+    door: Door,
+    *,
+    stop: asyncio.Event,
+    shards: Path | None = None,
+    ready: Callable[[list[str]], None] = lambda addresses: None,
+) -> None:
+    """Until ``stop``. ``ready`` is told the addresses. Raises QiError where it can't listen."""
+    from aiohttp import web
+
+    app = application(orders, specs, token=door.token, shards=shards, guarded=door.tls is not None)
+    runner = web.AppRunner(
+        app, access_log=None, handler_cancellation=True, auto_decompress=False, shutdown_timeout=FAREWELL
+    )
+    found: list[str] = []
+    try:
+        await runner.setup()
+        if door.socket is not None:
+            await _listen(web.SockSite(runner, _private(door.socket)), str(door.socket))
+            found.append(f"unix:{door.socket.absolute()}")
+        if door.port is not None:
+            tls = door.tls.server() if door.tls else None
+            await _listen(web.TCPSite(runner, door.host, door.port, ssl_context=tls), f"{door.host}:{door.port}")
+            bound = next(each[1] for each in runner.addresses if isinstance(each, tuple))
+            host = f"[{door.host}]" if ":" in door.host else door.host
+            found.append(f"{'https' if tls else 'http'}://{host}:{bound}")
+        ready(found)
+        await stop.wait()
+    finally:
+        await runner.cleanup()
+        await orders.close()
+        if door.socket is not None:
+            door.socket.unlink(missing_ok=True)
+
+
+async def _listen(site: web.BaseSite, where: str) -> None:
+    try:
+        await site.start()
+    except (OSError, OverflowError) as error:
+        _cannot_listen(where, error)
+
+
+def _private(path: Path) -> Any:
+    """A listening unix socket that nobody but this user may open. One that a killed producer left is taken over."""
+    import socket
+
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.unlink(missing_ok=True)
+        before = os.umask(0o177)
+        try:
+            made.bind(str(beside))
+        finally:
+            os.umask(before)
+        made.listen(128)
+        beside.rename(path)
+    except OSError as error:
+        made.close()
+        _cannot_listen(str(path), error)
+    return made
+
+
+def _cannot_listen(where: str, error: Exception) -> NoReturn:
+    why = getattr(error, "strerror", None) or error
+    raise QiError(f"{where}: can't listen there ({why}); choose another address") from error
+
+
+def until_stopped() -> asyncio.Event:
+    """Set by SIGINT and SIGTERM. Called in a running loop."""
+    import signal
+
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+def told(addresses: list[str]) -> None:
+    """The ``ready`` of a program whose parent reads where it listens: one line."""
+    print(*addresses, file=sys.stdout, flush=True)
