@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from qi_core.data import Condition, Grid, Latents
+    from qi_core.place import Closing
 
 
 class Autoencoder(Protocol):
@@ -63,6 +64,13 @@ class Encoders:
 
     autoencoder: Autoencoder
     conditioner: Conditioner
+    cache: Closing | None = None
+    """What keeps the values that they give, where something does."""
+
+    def close(self) -> None:
+        """See ``Closing``."""
+        if self.cache is not None:
+            self.cache.close()
 
     def condition(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> Condition:
         """Prompts and reference pictures (uint8) -> the whole condition: text tokens and clean reference latents."""

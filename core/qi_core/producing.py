@@ -13,6 +13,7 @@ from qi_core.data import Batch
 from qi_core.dice import Dice
 from qi_core.drawing import all_made, made
 from qi_core.errors import QiError
+from qi_core.pixels import Unusable
 from qi_core.portions import Lost, Order, Portion
 from qi_core.source import Planned
 
@@ -85,7 +86,7 @@ class Maker:
         batch = self._encode(raw, dice)
         lost = list(portion.lost)
         tries = dict.fromkeys(range(len(order.tickets)), len(portion.lost))
-        while broken := batch.broken():
+        while broken := self._broken(raw, batch, dice):
             for i in broken:
                 ticket = order.tickets[i]
                 lost.append(Lost(key=raw.items[i].key, reason="latent is not finite", detail=""))
@@ -102,11 +103,21 @@ class Maker:
             batch = self._encode(raw, dice)
         return Portion(batch=batch, lost=tuple(lost))
 
+    def _broken(self, raw: Any, batch: Any, dice: Dice) -> list[int]:
+        """Which samples' values are not finite. ``batch``: None where the encoders refused some."""
+        if batch is not None:
+            return list(batch.broken())
+        return [i for i in range(len(raw)) if self._encode(raw.pick([i]), dice) is None]
+
     def _encode(self, batch: Any, dice: Dice) -> Any:
+        """None where an encoder (one that keeps what it gave) says that a value is not finite."""
         assert self.encoders is not None
         assert self.strategy is not None
-        with self.strategy.autocast(), torch.no_grad():
-            return self.objective.encode(batch, self.encoders, dice)
+        try:
+            with self.strategy.autocast(), torch.no_grad():
+                return self.objective.encode(batch, self.encoders, dice)
+        except Unusable:
+            return None
 
 
 def joined(batches: Sequence[Batch]) -> Batch:

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 
 from attrs import Attribute, field, frozen, validators
 
+from qi_core.cache.settings import CacheSettings
 from qi_core.engine import EngineComponent
 from qi_core.errors import QiError
 from qi_core.filter import FilterComponent
@@ -92,6 +93,9 @@ class Data:
     mixture: Mapping[str, float] = field(factory=dict, validator=_weights)
     """Weights of the source's named parts, in place of those that stand there; parts that are not named keep theirs.
     0 switches a part off."""
+    cache: CacheSettings | None = None
+    """Where latents and text embeddings are kept, so that each picture and caption is encoded once; see docs/cache.md.
+    None: they are encoded each time."""
     fence: Literal["drop", "drain"] = "drop"
     """What becomes of batches made ahead when the data is changed while the run goes on: they are made again by the
     new settings, from the next step on ("drop"), or are trained on first ("drain")."""

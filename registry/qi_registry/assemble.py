@@ -332,7 +332,7 @@ def painter(recipe: Recipe, folder: Path, group: str = AVERAGED) -> Painter:
 
     strategy = alone(recipe.parallel).build()
     place = place_of(recipe, folder, strategy, strategy.dtype)
-    encoders = encoders_of(recipe, place)
+    encoders = encoders_of(recipe, place, cache=False)
     model = _model(recipe, place, encoders).requires_grad_(False)  # so that the strategy leaves its dtype alone
     model = strategy.place(model)
     _load(model, recipe, folder, group)
@@ -350,10 +350,13 @@ def place_of(recipe: Recipe, folder: Path, strategy: Strategy, reserve: torch.dt
     return Place(device=strategy.device, dtype=strategy.dtype, seed=recipe.train.seed, folder=folder, reserve=reserve)
 
 
-def encoders_of(recipe: Recipe, place: Place) -> Encoders:
+def encoders_of(recipe: Recipe, place: Place, cache: bool = True) -> Encoders:
+    """Both, with the cache in front where there is one and it is wanted."""
     from qi_core.encoder import Encoders
+    from qi_registry import specs
 
-    return Encoders(autoencoder=recipe.autoencoder.build(place), conditioner=recipe.conditioner.build(place))
+    bare = Encoders(autoencoder=recipe.autoencoder.build(place), conditioner=recipe.conditioner.build(place))
+    return specs.cached(recipe, place, bare) if cache else bare
 
 
 def _model(recipe: Recipe, place: Place, encoders: Encoders) -> DenoiserModule:

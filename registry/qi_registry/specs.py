@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
@@ -59,6 +61,31 @@ def source(recipe: Recipe, place: Place) -> Source[Any]:
     labels = labelled(components, [installed().name_of(each, KINDS["filter"]) for each in components])
     filters = {label: component.build(place) for label, component in zip(labels, components, strict=True)}
     return Filtered(live, filters, Keeper(place.folder, filters))
+
+
+def cached(recipe: Recipe, place: Place, bare: Encoders) -> Encoders:
+    """The encoders with the cache that ``[data.cache]`` asks for in front of them; else as they are."""
+    if recipe.data.cache is None:
+        return bare
+    from qi_core.cache.encoders import cached as kept
+    from qi_core.cache.shelf import Shelf
+
+    shelf = Shelf(recipe.data.cache, lambda line: print(line, file=sys.stderr, flush=True))
+    table = to_table(recipe)
+    identities = [_identity(table[section], place) for section in ("autoencoder", "conditioner")]
+    return evolve(kept(bare, shelf, *identities), cache=shelf)
+
+
+def _identity(settings: Mapping[str, Any], place: Place) -> bytes:
+    """What decides an encoder's values: its settings, the files that they name, and the precision it computes in."""
+    files = [
+        (str(path), path.stat().st_size, path.stat().st_mtime_ns)
+        for value in settings.values()
+        if isinstance(value, str) and value and Path(value).expanduser().exists()
+        for path in sorted([Path(value).expanduser(), *Path(value).expanduser().glob("**/*.safetensors")])
+    ]
+    told = [settings, files, str(place.dtype), place.device.type]
+    return json.dumps(told, sort_keys=True).encode()
 
 
 def weighed(component: SourceComponent[Any], weights: Mapping[str, float]) -> SourceComponent[Any]:
