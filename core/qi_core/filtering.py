@@ -33,9 +33,18 @@ class Verdict:
 
     values: Mapping[str, float]
     """By label, in the order in which they were measured; ends with the filter that refused, unless all were asked."""
-    refused: str = ""
-    """The label of the first that refused; empty: it is kept."""
-    reason: str = ""
+    reasons: Mapping[str, str] = field(factory=dict)
+    """By label, of those that refused, in order."""
+
+    @property
+    def refused(self) -> str:
+        """The label of the first that refused; empty: it is kept."""
+        return next(iter(self.reasons), "")
+
+    @property
+    def reason(self) -> str:
+        """Why the first refused."""
+        return self.reasons.get(self.refused, "")
 
 
 class Keeper(Protocol):
@@ -53,15 +62,14 @@ class Filters:
     def judge(self, sample: Sample, whole: bool = False) -> Verdict:
         """By each in turn until one refuses; ``whole``: all are asked, so that their thresholds can be chosen."""
         values: dict[str, float] = {}
-        refused = reason = ""
+        reasons: dict[str, str] = {}
         for label, live in self.filters.items():
             values[label] = float(live.measure(sample))
-            why = live.refuses(values[label])
-            if why and not refused:
-                refused, reason = label, why
-            if why and not whole:
-                break
-        return Verdict(values=values, refused=refused, reason=reason)
+            if why := live.refuses(values[label]):
+                reasons[label] = why
+                if not whole:
+                    break
+        return Verdict(values=values, reasons=reasons)
 
     def wanted(self, label: str) -> str:
         """The bar of a filter, as messages tell it; empty for one that doesn't say."""

@@ -46,10 +46,11 @@ class Keeper:
     """See ``qi_core.filtering.Keeper``. What cannot be written is given up and told by ``trouble``: a run does not end
     because of it."""
 
-    def __init__(self, folder: Path, filters: Mapping[str, Filter]) -> None:
-        """``folder``: the run's."""
+    def __init__(self, folder: Path, filters: Mapping[str, Filter], rows: int | None = None) -> None:
+        """``folder``: the run's. ``rows``: how many are written, of each filter (``ROWS``)."""
         self.trouble = ""
         self._folder, self._lock = folder / "data", threading.Lock()
+        self._most = ROWS if rows is None else rows
         self._name = f"{socket.gethostname()[:32]}-{os.getpid()}-{time.time_ns()}"
         self._came, self._written = Counter[str](), Counter[str]()
         self._refused: dict[str, Counter[str]] = {label: Counter() for label in filters}
@@ -96,14 +97,14 @@ class Keeper:
         return {self.trouble: 1} if self.trouble else {}
 
     def _write(self, sample: Sample, identity: bytes, verdict: Verdict) -> None:
-        if any(self._written[label] < ROWS for label in verdict.values):
+        if any(self._written[label] < self._most for label in verdict.values):
             self._written.update(verdict.values.keys())
             self._rows += 1
             if self._file is None:
                 self._file = (self._folder / f"judged-{self._name}.jsonl").open("a", encoding="utf-8", buffering=1)
             self._file.write(row(sample, identity, verdict) + "\n")
         for label in verdict.values:
-            refused = label == verdict.refused
+            refused = label in verdict.reasons
             shelf = self._shelves.get((label, refused))
             if shelf is None:
                 shelf = Shelf(self._folder / "eyes" / quote(label, safe="") / ("refused" if refused else "kept"))
@@ -155,12 +156,17 @@ class Shelf:
 
 def row(sample: Sample, identity: bytes, verdict: Verdict) -> str:
     """A line of JSON: what a filter's report and its histogram are made of."""
+    return json.dumps(judgement(sample, identity, verdict))
+
+
+def judgement(sample: Sample, identity: bytes, verdict: Verdict) -> dict[str, Any]:
+    """What a row holds."""
     told: dict[str, Any] = {"key": sample.key, "id": identity.hex(), "values": finite(verdict.values)}
-    if verdict.refused:
-        told |= {"refused": verdict.refused, "reason": verdict.reason}
+    if verdict.reasons:
+        told["reasons"] = dict(verdict.reasons)
     if sample.category:
         told["category"] = sample.category
-    return json.dumps(told)
+    return told
 
 
 def shown(sample: Sample, verdict: Verdict, label: str) -> dict[str, Any]:
@@ -176,7 +182,7 @@ def shown(sample: Sample, verdict: Verdict, label: str) -> dict[str, Any]:
         "prompt": sample.prompt[:CAPTION],
         "category": sample.category,
         "value": finite(verdict.values)[label],
-        "reason": verdict.reason if verdict.refused == label else "",
+        "reason": verdict.reasons.get(label, ""),
         "jpeg": base64.b64encode(file.getvalue()).decode("ascii"),
     }
 

@@ -82,6 +82,7 @@ def test_nan_is_kept_and_all_filters_are_asked_where_thresholds_are_chosen() -> 
     assert list(first.values) == ["luma"]
     assert list(whole.values) == ["luma", "odd", "none"]
     assert (whole.refused, whole.reason) == (first.refused, first.reason) == ("luma", "too dark")
+    assert whole.reasons == {"luma": "too dark", "odd": "odd"}
     assert not filters.judge(greys()[4]).refused
 
 

@@ -27,8 +27,8 @@ def test_rows_counts_bars_and_pictures(tmp_path: Path) -> None:
     assert len(found) == 10
     assert found[3]["key"] == "grey-3"
     assert found[3]["values"] == {"luma": pytest.approx(85 / 255, abs=1e-3)}
-    assert (found[3]["refused"], found[3]["reason"], found[3]["category"]) == ("luma", "too dark", "dark")
-    assert "refused" not in found[8]
+    assert (found[3]["reasons"], found[3]["category"]) == ({"luma": "too dark"}, "dark")
+    assert "reasons" not in found[8]
     (tally,) = (tmp_path / "data").glob("tally-*.json")
     assert json.loads(tally.read_bytes()) == {
         "came": {"luma": 10}, "refused": {"luma": {"too dark": 5}}, "kept": 5, "rows": 10,
