@@ -6,7 +6,6 @@ import http.client
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -39,14 +38,15 @@ class Denied(Failed):
 
 
 class Mirror:
-    """One address. Connections are kept, one a thread."""
+    """One address. Connections are kept for those who ask next, from any thread."""
 
     def __init__(self, address: str, token: str, tell: Callable[[str], None]) -> None:
         self.address = address.rstrip("/")
         self.listing = Listing(f"{self.address}/{FILE}", tell)
         self._parts = urlsplit(self.address)
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._idle: list[http.client.HTTPConnection] = []
         self._tell = tell
         self._rests_until = self._polled = 0.0
         self._told = ""
@@ -59,20 +59,23 @@ class Mirror:
     def open(self) -> None:
         """Read what it has. A mirror that can't be reached is told and rests. Raises QiError for a wrong token."""
         try:
-            self.poll()
+            self._news()
         except Denied as error:
             raise QiError(str(error)) from error
-
-    def poll(self) -> list[Shard]:
-        """What it has by now that it hadn't. Raises Denied."""
-        self.asked()
-        try:
-            lines = self._get(FILE, most=MOST_MANIFEST).split(b"\n")
         except Failed as error:
             self._rest(error)
-            if isinstance(error, Denied):
-                raise
+
+    def poll(self) -> list[Shard]:
+        """What it has by now that it hadn't."""
+        try:
+            return self._news()
+        except Failed as error:
+            self._rest(error)
             return []
+
+    def _news(self) -> list[Shard]:
+        self.asked()
+        lines = self._get(FILE, most=MOST_MANIFEST).split(b"\n")
         return [shard for line in lines if (shard := self.listing.take(line)) is not None]
 
     def asked(self) -> None:
@@ -118,28 +121,43 @@ class Mirror:
 
     def _get(self, file: str, *, most: int, start: int | None = None) -> bytes:
         """A file, or ``most`` bytes of it from ``start``. Raises Failed."""
-        for again in (True, False):
-            fresh = getattr(self._local, "connection", None) is None
+        while True:
+            kept = self._kept()
+            connection = kept or self._connect()
             try:
-                return self._answer(file, most, start)
+                data = self._answer(connection, file, most, start)
             except (OSError, http.client.HTTPException) as error:
-                self._hang_up()
-                if fresh or not again:  # a kept connection may have been closed meanwhile
+                connection.close()
+                if kept is None:
                     raise Failed(f"{self.address}/{file}: {type(error).__name__}: {error}") from error
-        raise AssertionError
+                continue  # a connection that was kept may have been closed meanwhile
+            except BaseException:
+                connection.close()  # what wasn't read would be taken for the next answer
+                raise
+            with self._lock:
+                self._idle.append(connection)
+            return data
 
-    def _answer(self, file: str, most: int, start: int | None) -> bytes:
-        connection = self._connection()
+    def _kept(self) -> http.client.HTTPConnection | None:
+        with self._lock:
+            return self._idle.pop() if self._idle else None
+
+    def _connect(self) -> http.client.HTTPConnection:
+        kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
+        return kind(self._parts.hostname or "", self._parts.port, timeout=DEADLINE)
+
+    def close(self) -> None:
+        """Hang up."""
+        while (connection := self._kept()) is not None:
+            connection.close()
+
+    def _answer(self, connection: http.client.HTTPConnection, file: str, most: int, start: int | None) -> bytes:
         headers = dict(self._headers)
         if start is not None:
             headers["Range"] = f"bytes={start}-{start + most - 1}"
         connection.request("GET", f"{self._parts.path}/{quote(file)}", headers=headers)
-        answer = connection.getresponse()
-        try:
+        with connection.getresponse() as answer:
             return self._body(answer, file, most, start)
-        except BaseException:
-            self._hang_up()  # what wasn't read would be taken for the next answer
-            raise
 
     def _body(self, answer: http.client.HTTPResponse, file: str, most: int, start: int | None) -> bytes:
         where = f"{self.address}/{file}"
@@ -157,21 +175,6 @@ class Mirror:
         if len(data) > most or (start is not None and len(data) != most):
             raise Failed(f"{where}: {len(data)} bytes, {most} wanted")
         return data
-
-    def _connection(self) -> http.client.HTTPConnection:
-        kept: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
-        if kept is None:
-            secure = self._parts.scheme == "https"
-            kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-            kept = self._local.connection = kind(self._parts.hostname or "", self._parts.port, timeout=DEADLINE)
-        return kept
-
-    def _hang_up(self) -> None:
-        kept: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
-        self._local.connection = None
-        if kept is not None:
-            with suppress(OSError):
-                kept.close()
 
 
 def _patient(answer: http.client.HTTPResponse, most: int) -> bytes:

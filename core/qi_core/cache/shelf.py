@@ -47,8 +47,13 @@ class Shelf:
         self.settings = settings
         token = _token(settings.token_file)
         self._mirrors = [Mirror(address, token, tell) for address in settings.mirrors]
-        for mirror in self._mirrors:
-            mirror.open()
+        try:
+            for mirror in self._mirrors:
+                mirror.open()
+        except QiError:
+            for mirror in self._mirrors:
+                mirror.close()
+            raise
         self._ledger = Ledger(settings.path.expanduser(), tell)
         self._ledger.elsewhere = self._elsewhere
         self._storing = Storing(self._ledger, settings)
@@ -162,6 +167,8 @@ class Shelf:
         self._storing.close()
         self._ledger.reader.close()
         self._ledger.catalogue.close()
+        for mirror in self._mirrors:
+            mirror.close()
 
     def stats(self) -> dict[str, int]:
         """Counts since it was opened, by what they count."""
@@ -178,8 +185,7 @@ class Shelf:
         return any(name in mirror.listing.live for mirror in self._mirrors)
 
     def _ask(self, mirror: Mirror) -> None:
-        with suppress(Failed):  # told by the mirror itself
-            self._fetch(mirror, mirror.poll())
+        self._fetch(mirror, mirror.poll())
 
     def _fetch(self, mirror: Mirror, shards: Sequence[Shard]) -> None:
         """The rows of shards that a mirror has; the lock is free while they come."""
