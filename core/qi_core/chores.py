@@ -22,7 +22,7 @@ from qi_core.objective import Loss, Mean
 from qi_core.orders import Ordered
 from qi_core.run import Effect, Run
 from qi_core.settings import Preview
-from qi_core.tracker import Change, Evaluated, Picture, Saved
+from qi_core.tracker import Change, Evaluated, Notice, Picture, Saved
 
 
 def due(every: int, step: int, last: bool) -> bool:
@@ -31,7 +31,10 @@ def due(every: int, step: int, last: bool) -> bool:
 
 
 def changes(run: Run) -> None:
-    """What takes effect at this step: changes of the ledger whose turn has come, then those that are asked for now."""
+    """What takes effect at this step: what the curriculum has for it, changes of the ledger whose turn has come, then
+    those that are asked for now."""
+    if run.scheduled is not None:
+        _move(run, run.scheduled)
     while run.replay and run.replay[0].step <= run.step:
         change = run.replay.pop(0)
         run.change(run, change.setting).apply()
@@ -55,14 +58,35 @@ def changes(run: Run) -> None:
 
 def _accept(run: Run, setting: str) -> tuple[Change, Effect]:
     """Checked, fenced at a step, and on rank 0 written down."""
-    effect = run.change(run, setting)
+    effect = run.change(run, run.resolve(setting, run.step))
     step = run.step
     if effect.data and run.data.fence == "drain" and isinstance(run.feed, Ordered):
         step = run.feed.hold(run.step)
-    change = Change(step=step, setting=setting)
+    change = Change(step=step, setting=run.resolve(setting, step))
     if run.main:
         run.ledger.append(change)
     return change, effect
+
+
+def _move(run: Run, scheduled: Callable[[Run], Effect]) -> None:
+    """Lines of the curriculum that begin to hold."""
+    together(run.strategy.team, partial(scheduled, run)).apply()
+    if isinstance(run.feed, Ordered):
+        run.feed.clear(run.step)
+    state = run.pace.state(run.step)
+    if state is not None and state.begun == run.step:
+        run.tell(Notice(step=run.step, text="; ".join([f"stage {state.stage!r} begins", *state.settings])))
+
+
+def follow(run: Run) -> None:
+    """The learning rate and the shift of times that the curriculum has for this step."""
+    state = run.pace.state(run.step)
+    if state is None:
+        return
+    run.optimizer.lr = run.peak * state.lr
+    objective: Any = run.objective
+    if state.shift is not None and getattr(objective, "shift", state.shift) != state.shift:
+        run.objective = evolve(objective, shift=state.shift)
 
 
 def save(run: Run, last: bool) -> None:

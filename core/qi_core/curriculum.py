@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from functools import cached_property
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from attrs import field, frozen
@@ -112,7 +113,7 @@ def due(curriculum: Curriculum, step: int) -> tuple[str, ...]:
     return tuple(line for line in curriculum.at(step).settings if line not in before)
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, eq=False, slots=False)
 class Pace:
     """Which samples the batch of a step is made of."""
 
@@ -126,9 +127,19 @@ class Pace:
     own: Mapping[str, float] = field(factory=dict)
     """The source's, where it has parts."""
 
+    def state(self, step: int) -> State | None:
+        """What the curriculum has; None without one."""
+        return self.curriculum.at(step) if self.curriculum else None
+
+    @cached_property
+    def moves(self) -> frozenset[int]:
+        """The steps at which other settings may take effect: nothing is made by those of before."""
+        return frozenset(self.curriculum.moves()) if self.curriculum else frozenset()
+
     def weights(self, step: int) -> Mapping[str, Weight]:
         """Of the source's parts, as the stage has them; empty: as the source has them."""
-        stage = self.curriculum.at(step).mixture if self.curriculum else {}
+        state = self.state(step)
+        stage = state.mixture if state else {}
         return {**stage, **self.over} if stage else {}
 
     def tickets(self, source: Planned, step: int) -> list[Ticket]:
@@ -137,7 +148,8 @@ class Pace:
         weights = self.weights(step)
         if weights and isinstance(source, Weighed):
             source.weigh(weights)
-        wanted = self.curriculum.at(step).tokens if self.curriculum else 0
+        state = self.state(step)
+        wanted = state.tokens if state else 0
         if not wanted:
             return source.plan(self.samples)
         tickets: list[Ticket] = []
@@ -148,12 +160,13 @@ class Pace:
         return tickets
 
     def figures(self, step: int) -> dict[str, float]:
-        """To log with the step: the number of its stage, and each part's share."""
+        """To log with the step: the number of its stage, and each part's share. Nothing without a curriculum."""
+        state = self.state(step)
+        if self.curriculum is None or state is None:
+            return {}
         weights = self.weights(step) or self.own
+        weights = {**dict.fromkeys(self.own, 0.0), **weights}
         total = float(sum(weights.values()))
         told = {f"share/{name}": float(weight) / total for name, weight in weights.items()}
-        if self.curriculum is None:
-            return told
-        state = self.curriculum.at(step)
         number = [span.stage for span in self.curriculum.spans()].index(state.stage)
         return {"stage": float(number), **told}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from attrs import field, frozen
 
+from qi_core.curriculum import Weighed, Weight
 from qi_core.data import Samples
 from qi_core.drawing import Passed, Rejected, drawn
 from qi_core.errors import QiError
@@ -99,6 +100,11 @@ class Filtered:
     @property
     def gives(self) -> type[Any]:
         return self.inner.gives
+
+    def weigh(self, weights: Mapping[str, Weight]) -> None:
+        """See ``Weighed``: the inner source's parts, if it has any."""
+        if isinstance(self.inner, Weighed):
+            self.inner.weigh(weights)
 
     def plan(self, count: int) -> list[Ticket]:
         return self.inner.plan(count)

@@ -68,7 +68,7 @@ def train(run: Run) -> Ended:
                     "at the samples, and go on from the last checkpoint"
                 )
             stop, heard = agree(run, signals)
-            if heard or run.replay:
+            if heard or run.replay or run.step in run.pace.moves:
                 chores.changes(run)
             run.watch.rest()
             last = run.step == run.train.steps
@@ -104,7 +104,7 @@ def feeding(run: Run) -> Feeding:
         run.engine,
         spec=run.spec.digest,
         step=run.step,
-        size=train.batch,
+        pace=run.pace,
         ahead=train.prefetch,
         cut=Cut(portion=run.data.portion, replicas=replicas, replica=replica, accumulate=train.accumulate),
         patience=run.data.patience,
@@ -114,6 +114,7 @@ def feeding(run: Run) -> Feeding:
 def step(run: Run, feed: Feeding) -> StepDone:
     """One update: data, encode, forward, backward, step."""
     watch = Times(run.watch)
+    chores.follow(run)
     dice, models = Dice(run.train.seed, run.step), run.models
     with watch("data", watched=not isinstance(run.source, OnPolicy)):  # rollouts take their time
         ready = feed.next()
@@ -150,7 +151,7 @@ def step(run: Run, feed: Feeding) -> StepDone:
         grad_norm=norm,
         samples=ready.total,
         seconds=watch.seconds,
-        parts=_shown(means) | _figures(run),
+        parts=_shown(means) | _figures(run) | run.pace.figures(run.step - 1),
         left_out=_left_out(run.strategy, portions) if run.skipped_updates > skipped else (),
     )
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from attrs import frozen
 
+from qi_core.curriculum import Pace
 from qi_core.dealing import balanced
 from qi_core.engine import Engine
 from qi_core.errors import QiError
@@ -57,7 +58,7 @@ class Ahead:
 
 
 class Ordered:
-    """Plans, orders ahead and hands out. ``size``: samples a step."""
+    """Plans, orders ahead and hands out."""
 
     def __init__(
         self,
@@ -66,7 +67,7 @@ class Ordered:
         *,
         spec: str,
         step: int,
-        size: int,
+        pace: Pace,
         ahead: int,
         cut: Cut,
         patience: float = 3600.0,
@@ -74,9 +75,10 @@ class Ordered:
         """``step``: updates done. ``patience``: seconds after which nobody seems to make a portion."""
         self._source: Any = source
         self._engine, self._spec, self._step = engine, spec, step
-        self._size, self._ahead, self._cut, self._patience = size, ahead, cut, patience
+        self._pace, self._ahead, self._cut, self._patience = pace, ahead, cut, patience
         self._steps: deque[Ahead] = deque()
         self._until: int | None = None
+        self._cleared = step
 
     def __enter__(self) -> Ordered:
         return self
@@ -86,7 +88,7 @@ class Ordered:
 
     def next(self) -> Ready:
         """The next step's share. Raises QiError where it can't be made."""
-        while len(self._steps) <= self._ahead and (self._until is None or self._step < self._until):
+        while len(self._steps) <= self._ahead and self._may_plan():
             self._plan()
         front = self._steps.popleft()
         return Ready(
@@ -99,12 +101,17 @@ class Ordered:
             orders=front.orders,
         )
 
-    def begin(self, source: Planned, spec: str, step: int) -> None:
+    def begin(self, source: Planned, spec: str, step: int, pace: Pace) -> None:
         """From this step on by other settings; what was made ahead of it is made again. ``source`` stands where that
         step begins."""
         self._forget()
-        self._source, self._spec, self._step = source, spec, step
+        self._source, self._spec, self._step, self._pace = source, spec, step, pace
         self._until = None
+        self.clear(step)
+
+    def clear(self, step: int) -> None:
+        """What the curriculum has for this step is in effect: it may be planned, and those until the next move."""
+        self._cleared = step
 
     def hold(self, step: int) -> int:
         """Nothing is planned from this step on, or from the next that is not planned already, until ``begin``. Which
@@ -112,9 +119,13 @@ class Ordered:
         self._until = max(step, self._step)
         return self._until
 
+    def _may_plan(self) -> bool:
+        fenced = self._until is not None and self._step >= self._until
+        return not fenced and not any(self._cleared < move <= self._step for move in self._pace.moves)
+
     def _plan(self) -> None:
         """One more step is planned and ordered."""
-        tickets: list[Ticket] = self._source.plan(self._size)
+        tickets = self._pace.tickets(self._source, self._step)
         position = self._source.state_dict()
         costs = [self._source.cost(ticket) for ticket in tickets]
         cut = self._cut

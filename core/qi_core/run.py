@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import Factory, define, field, frozen
 
+from qi_core.curriculum import Pace
 from qi_core.live import Channel, Ledger
 from qi_core.losses import Losses
 from qi_core.models import Models
@@ -92,6 +93,14 @@ class Run:
     evaluations: list[Evaluating]
     change: Callable[[Run, str], Effect]
     """Checks a setting as a recipe is checked. Raises QiError if it may not be."""
+    pace: Pace = field(default=Factory(lambda run: Pace(samples=run.train.batch, patch=1), takes_self=True))
+    """Which samples a step's batch is made of, and what else the curriculum has for it."""
+    scheduled: Callable[[Run], Effect] | None = None
+    """What the curriculum has for this step, found good; None without a curriculum. Raises QiError where it isn't."""
+    resolve: Callable[[str, int], str] = lambda setting, _: setting
+    """A setting as the ledger keeps it: what it comes to at a step (``curriculum = next``)."""
+    peak: float = field(default=Factory(lambda run: getattr(run.optimizer, "lr", 0.0), takes_self=True))
+    """The optimizer's learning rate but for the curriculum's factor."""
 
     step: int = 0
     """Updates done."""
@@ -135,7 +144,7 @@ class Run:
         self.source, self.spec = source, spec
         if spec is not None and self.engine is not None and isinstance(self.feed, Ordered):
             self.engine.begin(spec)
-            self.feed.begin(spec.maker.source, spec.digest, self.step)
+            self.feed.begin(spec.maker.source, spec.digest, self.step, self.pace)
 
     @property
     def models(self) -> Models:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qi_core.errors import QiError
 from qi_core.place import Place
-from qi_registry.changes import apply_setting
+from qi_registry.curricula import Unfolding, at_step
 from qi_registry.recipe import Recipe, to_table, to_toml
 from qi_registry.runs import LIVE, by_key, different_lines, is_live, read_run
 from qi_registry.weights import AVERAGED, TRAINED, base_store, plain
@@ -57,7 +56,8 @@ def assemble(recipe: Recipe, folder: Path, strategy: Strategy | None = None) -> 
     newest = strategy.team.send(store.latest())  # one answer for all ranks
     saved = None if newest is None else store.load(newest)
     base = None if recipe.adapter is None else _kept_base(recipe, folder, strategy.team, saved is not None)
-    asked, recipe = recipe, in_effect(recipe, _changes(folder, strategy.team, saved))
+    asked, here = recipe, at_step(recipe, _changes(folder, strategy.team, saved), saved.step if saved else 0)
+    recipe = here.recipe
     loads = recipe.init != "" or (saved if recipe.adapter is None else base) is not None
     place = place_of(recipe, folder, strategy, _trained_in(recipe, strategy) if loads else None)
     encoders = encoders_of(recipe, place)
@@ -97,9 +97,13 @@ def assemble(recipe: Recipe, folder: Path, strategy: Strategy | None = None) -> 
         adapter=adapter,
         trackers=[component.build(place) for component in recipe.tracker] if strategy.team.rank == 0 else [],
         evaluations=together(strategy.team, lambda: _evaluations(recipe, place, strategy.team.rank == 0)),
-        change=Changer(recipe, place),
+        change=(changer := Changer(here, place)),
+        pace=here.pace(place.multiple),
+        scheduled=changer.scheduled if recipe.curriculum is not None else None,
+        resolve=changer.resolved,
         notes=notes,
     )
+    together(strategy.team, changer.rehearse)
     together(strategy.team, lambda: refuse_validation(run))
     _refuse_twins(recipe)
     if isinstance(source, OnPolicy):
@@ -111,13 +115,6 @@ def assemble(recipe: Recipe, folder: Path, strategy: Strategy | None = None) -> 
             raise QiError(f"{error}{_differing(saved.recipe, run.recipe)}") from error
         notes.append(f"goes on from step {saved.step}")
     return run
-
-
-def in_effect(recipe: Recipe, changes: Sequence[Change]) -> Recipe:
-    """With the changes made."""
-    for change in changes:
-        recipe = apply_setting(recipe, change.setting)
-    return recipe
 
 
 def _changes(folder: Path, team: Team, saved: Checkpoint | None) -> list[Change]:
@@ -256,30 +253,65 @@ def _differing(before: str, after: str) -> str:
 class Changer:
     """Checks a setting of a live run as a recipe is checked; what it returns puts it into effect."""
 
-    def __init__(self, recipe: Recipe, place: Place) -> None:
-        """``place``: where a source is built anew when the data changes."""
-        self.recipe, self._place = recipe, place
+    def __init__(self, here: Unfolding, place: Place) -> None:
+        """``here``: what is in effect. ``place``: where a source is built anew when the data changes."""
+        self._here, self._place = here, place
 
     def __call__(self, run: Run, setting: str) -> Effect:
+        refuse_if_fixed(setting)
+        return self._effect(run, self._here.changed(setting))
+
+    def scheduled(self, run: Run) -> Effect:
+        """What the curriculum has for the run's step."""
+        return self._effect(run, self._here.to(run.step))
+
+    def resolved(self, setting: str, step: int) -> str:
+        """See ``Run.resolve``."""
+        return self._here.resolved(setting, step)
+
+    def rehearse(self) -> None:
+        """The source as each stage to come has it is built once, so that one that has no data shows now. Raises
+        QiError that names the stage."""
+        from qi_core.place import Closing
+        from qi_registry import specs
+
+        here, seen = self._here, {specs.digest(self._here.recipe)}
+        for span in here.curriculum.spans() if here.curriculum else ():
+            if span.begin <= here.step:
+                continue
+            here = here.to(span.begin)
+            if (told := specs.digest(here.recipe)) in seen:
+                continue
+            seen.add(told)
+            try:
+                source = specs.source(here.recipe, self._place)
+            except QiError as error:
+                raise QiError(
+                    f"curriculum: stage {span.stage!r}, which begins at step {span.begin}: {error}"
+                ) from error
+            if isinstance(source, Closing):
+                source.close()
+
+    def _effect(self, run: Run, here: Unfolding) -> Effect:
         from qi_core.chores import refuse_preview
         from qi_core.run import Effect
         from qi_registry import specs
 
-        refuse_if_fixed(setting)
-        recipe = apply_setting(self.recipe, setting)
+        before, recipe = self._here, here.recipe
         refuse_preview(recipe.preview, run.encoders)
-        changed = specs.digest(recipe) != specs.digest(self.recipe)
+        changed = specs.digest(recipe) != specs.digest(before.recipe) or here.origin != before.origin
         source = self._source(run, recipe) if changed else None
 
         def take_effect() -> None:
-            self.recipe = recipe
+            self._here = here
             run.sampler = recipe.sampler
             run.preview = recipe.preview
             run.guidance = recipe.guidance
             run.data = recipe.data
+            run.pace = here.pace(self._place.multiple)
             lr = getattr(recipe.optimizer, "lr", None)
             if lr is not None:
-                run.optimizer.lr = lr
+                run.optimizer.lr = run.peak = lr
             if source is not None:
                 run.objective = recipe.objective
                 if run.position:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SECTION = "curriculum"
 LIVE = ("sampler", "optimizer.lr", "preview", "guidance", "objective", "source", "data")
-"""What a curriculum, or a person, may change while a run goes on."""
+"""What a stage of a curriculum may change."""
 
 
 def is_within(setting: str, keys: Iterable[str]) -> bool:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from qi_core.errors import QiError
 from qi_core.files import write_whole
+from qi_registry import curricula
 from qi_registry.changes import apply_setting
 from qi_registry.reader import read
 from qi_registry.recipe import Recipe, to_toml
 
-LIVE = ("sampler", "optimizer.lr", "preview", "guidance", "objective", "source", "data")
+LIVE = (*curricula.LIVE, curricula.SECTION)
 """What may be changed while a run goes on."""
 
 
@@ -39,19 +40,21 @@ def read_run(folder: Path, sets: tuple[str, ...] = ()) -> Recipe:
 
 
 def read_run_now(folder: Path, sets: tuple[str, ...] = ()) -> Recipe:
-    """The recipe of a run with every live change in effect, then ``sets``."""
+    """The recipe of a run with every live change in effect, and what its curriculum has had until the last of them,
+    then ``sets``."""
     from qi_core.live import Ledger
 
-    recipe = read_run(folder)
-    for setting in (*(change.setting for change in Ledger(folder).read()), *sets):
+    changes = Ledger(folder).read()
+    last = changes[-1].step + 1 if changes else 0
+    recipe = curricula.at_step(read_run(folder), changes, last).recipe
+    for setting in sets:
         recipe = apply_setting(recipe, setting)
     return recipe
 
 
 def is_live(setting: str) -> bool:
     """Whether a live run can take a setting (``sampler.steps=8``)."""
-    key = setting.partition("=")[0].strip()
-    return any(key == live or key.startswith(live + ".") for live in LIVE)
+    return curricula.is_within(setting, LIVE)
 
 
 def keep(recipe: Recipe, folder: Path) -> None:
@@ -73,7 +76,7 @@ def changes_at_resume(before: Recipe, recipe: Recipe, sets: tuple[str, ...], fol
     Without them the changes that were made while the run went on would be replayed over what was asked for last.
     """
     old, new = by_key(to_toml(before)), by_key(to_toml(recipe))
-    edited = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in new.items() if old.get(key) != value]
+    edited = [f"{key} = {inline(value)}" for key, value in new.items() if old.get(key) != value]
     now, found = read_run_now(folder), []
     for setting in filter(is_live, (*sets, *edited)):
         after = apply_setting(now, setting)
@@ -81,6 +84,15 @@ def changes_at_resume(before: Recipe, recipe: Recipe, sets: tuple[str, ...], fol
             found.append(setting)
         now = after
     return found
+
+
+def inline(value: object) -> str:
+    """A value as a line of TOML has it."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {inline(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(inline, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def set_aside(folder: Path) -> Path:

@@ -96,6 +96,8 @@ def _record(event: Start | StepDone | Evaluated | Change | Notice | Saved | Ende
             }  # fmt: skip
         case Change():
             return "change", {"step": event.step, "setting": event.setting}
+        case Notice():
+            return "notice", {"step": event.step, "text": event.text}
         case Saved():
             return "saved", {"step": event.step, "path": event.path, "seconds": event.seconds, "stall": event.stall}
         case Ended():

@@ -55,6 +55,8 @@ class LiveTensorBoard:
                 self._write(Event(summary=Summary(value=[*figures, *_pictures(event)])), event.step)
             case Change():
                 self._write(Event(summary=text("changes", event.setting)), event.step)
+            case Notice():
+                self._write(Event(summary=text("notices", event.text)), event.step)
             case Saved():
                 pass
             case Ended():
