@@ -47,6 +47,11 @@ class GaveUp(Exception):
 class Unfit(GaveUp):
     """The server won't take what was asked, and has nothing against other calls."""
 
+    def __init__(self, reason: str, detail: str = "") -> None:
+        """``detail``: what it says to that."""
+        super().__init__(reason)
+        self.detail = detail
+
 
 def _is_url(_: object, attribute: Attribute[str], value: str) -> None:
     found = urlsplit(value)
@@ -189,7 +194,7 @@ class Caller:
             ) as response:
                 answer = await _whole(response)
                 if response.status in self._unfit:
-                    raise Unfit(f"status {response.status}")
+                    raise Unfit(f"status {response.status}", _said(answer))
                 _refuse(url, response.status, answer, response.headers.get("Retry-After", ""))
                 return read(answer)
         except TimeoutError as error:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from qi_core.command import Command
 
 VERBS = {
+    "annotate": "qi_registry.verbs.data.annotate:Annotate",
     "report": "qi_registry.verbs.data.report:Report",
 }
 """Name -> module:class, a ``qi_core.command.Command`` of its own; it imports what it needs in ``run``."""
