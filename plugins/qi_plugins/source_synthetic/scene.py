@@ -163,7 +163,7 @@ class Scenes:
         """What fits: fewer words where it must be."""
         _, _, wide, tall = thing.inside(width, height)
         fewest, most = self.settings.count
-        smallest = max(11, round(math.sqrt(size.height * size.width) / 40))
+        smallest = max(10, round(math.sqrt(size.height * size.width) / 40))
         spacing, largest = 1.15 + 0.25 * dice.random(), round(tall * (0.3 + 0.4 * dice.random()))
         bold = thing.bold and dice.random() < 0.7
         while True:

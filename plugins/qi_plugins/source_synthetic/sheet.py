@@ -44,7 +44,7 @@ class Sheet:
 
     def box(self, box: Box, fill: RGB | None, outline: RGB | None = None, radius: int = 0) -> None:
         """A rectangle."""
-        left, top, width, height = box
+        left, top, width, height = box = (*box[:2], max(box[2], 1), max(box[3], 1))
         radius = min(radius, width // 2, height // 2)
         thick = max(1, round(min(self.height, self.width) / 300))
         if radius == 0:

@@ -34,7 +34,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A table of the file; a key that it doesn't know is a mistake."""
 
 
-class Called(Record, frozen=True):
+class Called(Record, frozen=True, kw_only=True):
     """What captions call something."""
 
     english: str
@@ -47,7 +47,7 @@ class Called(Record, frozen=True):
         return self.plural or f"{self.english}s"
 
 
-class Element(Record, frozen=True):
+class Element(Record, frozen=True, kw_only=True):
     """A part of the picture. Lengths are parts of what it stands in; sizes of letters of the picture's shorter side."""
 
     kind: Literal["group", "box", "text", "list", "table", "chart", "picture", "button", "field", "switch"]
@@ -97,7 +97,7 @@ class Element(Record, frozen=True):
     """Of a group: what stands in it."""
 
 
-class Template(Record, frozen=True):
+class Template(Record, frozen=True, kw_only=True):
     """A file."""
 
     called: Called
@@ -105,6 +105,8 @@ class Template(Record, frozen=True):
     """Its kind, such as slide: the last part of the samples' category."""
     ratios: tuple[float, float]
     """Least and most width by height that it suits."""
+    least: int = 64
+    """Pixels of the shorter side of the smallest picture in which its letters can be read."""
     elements: tuple[Element, ...]
     palettes: tuple[str, ...] = ()
     """Names of shipped palettes, or of its own; empty: all shipped ones."""
@@ -118,7 +120,7 @@ class Template(Record, frozen=True):
         return self.english if language == "english" else self.chinese
 
     def suits(self, size: Size) -> bool:
-        return self.ratios[0] <= size.ratio <= self.ratios[1]
+        return self.ratios[0] <= size.ratio <= self.ratios[1] and min(size) >= self.least
 
 
 Palette = dict[str, tuple[int, int, int]]
@@ -154,12 +156,15 @@ def chosen(settings: Templates, sizes: Sequence[Size], skipped: Counter[str]) ->
         if suitable:
             choices.append(Choice(name=name, template=template, sizes=suitable, palettes=palettes_of(template)))
         else:
-            skipped["templates that suit none of the ratios"] += 1
+            skipped["templates that suit none of the sizes"] += 1
     if not choices:
-        told = ", ".join(f"{name} {t.ratios[0]:g} to {t.ratios[1]:g}" for name, t in found.items()) or "none at all"
+        told = ", ".join(
+            f"{name} {one.ratios[0]:g} to {one.ratios[1]:g} and {one.least} pixels" for name, one in found.items()
+        )
         raise QiError(
-            f"templates: none suits ratios = {list(settings.ratios)} (width by height: {told}); "
-            "name other ratios or other templates"
+            f"templates: none suits side = {settings.side} and ratios = {list(settings.ratios)} (they suit, width by "
+            f"height and shorter side: {told or 'there is none at all'}); name other ratios, a larger side or other "
+            "templates"
         )
     return tuple(choices)
 
@@ -220,6 +225,8 @@ def _mistakes(template: Template) -> Iterator[str]:
     """What msgspec cannot see."""
     if not 0 < template.ratios[0] <= template.ratios[1]:
         yield f"ratios = {list(template.ratios)}; wanted [least, most] of width by height"
+    if template.least < 1:
+        yield f"least = {template.least}; wanted pixels of the shorter side, at least 1"
     if not re.fullmatch(r"[a-z0-9-]+", template.category):
         yield f"category = {template.category!r}; wanted small letters, digits and hyphens, such as slide"
     for name, roles in template.colours.items():
