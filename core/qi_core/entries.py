@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 from attrs import frozen
@@ -55,6 +56,8 @@ class Entry:
     references: tuple[Blob, ...] = ()
     category: str = ""
     """Where it stands in a hierarchy, such as people/portrait, where that was asked for and is known."""
+    texts: tuple[tuple[str, float], ...] = ()
+    """Captions, each with its share, of which every epoch takes one in place of ``caption``."""
 
 
 def cleaned(category: str) -> str:
@@ -76,3 +79,15 @@ def caption_of(record: dict[str, Any]) -> str | None:
     if caption is not None and not isinstance(caption, str):
         raise Unusable("caption is no text", repr(caption)[:200])
     return caption
+
+
+def texts_of(record: dict[str, Any], shares: Sequence[tuple[str, float]]) -> tuple[tuple[str, float], ...]:
+    """Those that a JSON record has of the captions that ``shares`` names. Raises Unusable if one is no string."""
+    found: list[tuple[str, float]] = []
+    for name, share in shares:
+        text = record.get(name)
+        if text is not None and not isinstance(text, str):
+            raise Unusable("caption is no text", repr(text)[:200])
+        if text and text.strip():
+            found.append((text, share))
+    return tuple(found)

@@ -48,7 +48,7 @@ class Fit:
             caption, size = caption.stamped()
             digest.update(f"{size} bytes".encode())
         else:
-            digest.update(self.caption(entry).encode())
+            digest.update(self._captions(entry))
         blobs: list[Blob] = []
         for number, blob in enumerate((entry.image, *entry.references)):
             with _named(number):
@@ -56,19 +56,20 @@ class Fit:
             blobs.append(found)
             digest.update(f"/{size}".encode())
         image, *references = blobs
-        noted = Entry(entry.key, image, caption, tuple(references), entry.category)
+        noted = Entry(entry.key, image, caption, tuple(references), entry.category, entry.texts)
         return noted, digest.digest()
 
     def check(self, entry: Entry) -> tuple[Entry, bytes]:
         """The same, with a digest of caption, sizes in pixels and sizes in bytes: captions and headers are read,
         nothing is decoded. Raises Unusable."""
-        digest = hashlib.blake2b(self.caption(entry).encode(), digest_size=16)
-        for number, blob in enumerate((entry.image, *entry.references)):
+        noted, _ = self.note(entry)  # first: what changes from here on is noticed
+        digest = hashlib.blake2b(self._captions(noted), digest_size=16)
+        for number, blob in enumerate((noted.image, *noted.references)):
             with _named(number), opened(blob, self.limits.file, self.limits.pixels) as (image, size):
                 picture = size_of(image)
                 self._target(picture, reference=number > 0)
                 digest.update(f"/{picture.height}x{picture.width}/{size}".encode())
-        return self.note(entry)[0], digest.digest()
+        return noted, digest.digest()
 
     def cost(self, entry: Entry) -> int:
         """About how many pixels the sample has: of one area are all buckets."""
@@ -83,7 +84,7 @@ class Fit:
         )
         return Sample(
             key=entry.key,
-            prompt=self.caption(entry),
+            prompt=self.caption(entry, epoch),
             image=image,
             references=tuple(pixels for pixels, _ in references),
             category=entry.category,
@@ -95,10 +96,26 @@ class Fit:
         with opened(entry.image, self.limits.file, self.limits.pixels) as (image, _):
             return decode(image, 1.0, self.background)
 
-    def caption(self, entry: Entry) -> str:
-        """Without space around it. Raises Unusable."""
+    def caption(self, entry: Entry, epoch: int = 0) -> str:
+        """Of several, that of the epoch. Without space around it. Raises Unusable."""
+        return self._text(self._choice(entry, epoch) if entry.texts else entry.caption)
+
+    def _captions(self, entry: Entry) -> bytes:
+        """All that it can have. Raises Unusable."""
+        told = [self._text(text) for text, _ in entry.texts] or [self._text(entry.caption)]
+        return "\0".join(told).encode()
+
+    def _choice(self, entry: Entry, epoch: int) -> str:
+        rolled = self._roll(epoch, entry.key, "caption") * sum(share for _, share in entry.texts)
+        for text, share in entry.texts:
+            rolled -= share
+            if rolled < 0:
+                return text
+        return entry.texts[-1][0]
+
+    def _text(self, caption: str | Blob | None) -> str:
         most = self.limits.caption
-        text = entry.caption or ""
+        text = caption or ""
         try:
             if isinstance(text, Blob):
                 text = text.read(most, "caption too long").decode("utf-8-sig")
@@ -108,7 +125,7 @@ class Fit:
         if length > most:
             raise Unusable("caption too long", f"{length} bytes, {most} allowed")
         if not text.strip() and self.captions == "require":
-            raise Unusable("caption missing", "" if entry.caption is None else "empty")
+            raise Unusable("caption missing", "" if caption is None else "empty")
         return text.strip()
 
     def _target(self, picture: Size, *, reference: bool) -> Size:

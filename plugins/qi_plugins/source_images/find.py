@@ -5,14 +5,14 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from attrs import define, field
 
 from qi_core.blob import Blob
-from qi_core.entries import EXTENSIONS, Entry, Limits, caption_of, category_of, cleaned
+from qi_core.entries import EXTENSIONS, Entry, Limits, caption_of, category_of, cleaned, texts_of
 from qi_core.errors import QiError
 from qi_core.jsonlines import records
 from qi_core.pixels import Unusable
@@ -29,12 +29,22 @@ class Found:
     """Files by extension."""
 
 
-def find(path: str, caption_extension: str, limits: Limits, skip: Skip, categories: bool = False) -> Found:
+def find(
+    path: str,
+    caption_extension: str,
+    limits: Limits,
+    skip: Skip,
+    categories: bool = False,
+    shares: Sequence[tuple[str, float]] = (),
+) -> Found:
     """Raises QiError if there is nothing at ``path``.
 
-    ``categories``: look for them too: a folder's own are its subfolders; JSON records say theirs.
+    ``categories``: look for them too: a folder's own are its subfolders; JSON records say theirs. ``shares``: the keys
+    of the captions of a JSONL, each with its share.
     """
     place = Path(path).expanduser()
+    if shares and (place.is_dir() or place.suffix == ".tar"):
+        raise QiError(f"source.path = {path!r}: has one caption a picture; wanted a .jsonl, or no source.caption_keys")
     if place.is_dir():
         return _folder(place, caption_extension, skip)
     files = [str(place)] if place.is_file() else sorted(glob.glob(str(place), recursive=True))
@@ -52,7 +62,8 @@ def find(path: str, caption_extension: str, limits: Limits, skip: Skip, categori
         if extension == ".tar":
             found.entries += read_shard(file, name, caption_extension, limits, skip, categories)
         elif extension in (".jsonl", ".ndjson"):
-            found.entries += _lines(Path(file), f"{name}/" if len(files) > 1 else "", limits, skip, categories)
+            prefix = f"{name}/" if len(files) > 1 else ""
+            found.entries += _lines(Path(file), prefix, limits, skip, categories, shares)
         else:
             raise QiError(
                 f"source.path = {path!r}: {file} is no folder, .jsonl or .tar; wanted one of these; "
@@ -96,16 +107,25 @@ def _walk(root: Path, skip: Skip) -> Iterator[tuple[str, str, list[str]]]:
         yield folder, "" if under == "." else f"{under}/", names
 
 
-def _lines(path: Path, prefix: str, limits: Limits, skip: Skip, categories: bool) -> Iterator[Entry]:
+def _lines(
+    path: Path, prefix: str, limits: Limits, skip: Skip, categories: bool, shares: Sequence[tuple[str, float]]
+) -> Iterator[Entry]:
     """``prefix`` stands before the keys, so that they are unique over several files."""
     for number, record in records(path, prefix, limits.line, skip):
         try:
-            yield _line(record, prefix, number, path.parent, categories)
+            yield _line(record, prefix, number, path.parent, categories, shares)
         except Unusable as error:
             skip(f"{prefix}line {number}", error.reason, error.detail)
 
 
-def _line(record: dict[str, Any], prefix: str, number: int, folder: Path, categories: bool) -> Entry:
+def _line(
+    record: dict[str, Any],
+    prefix: str,
+    number: int,
+    folder: Path,
+    categories: bool,
+    shares: Sequence[tuple[str, float]],
+) -> Entry:
     image = next((record[name] for name in ("image", "file_name") if name in record), None)
     if not isinstance(image, str):
         raise Unusable("line names no image", f"keys: {', '.join(record)}"[:200])
@@ -118,4 +138,5 @@ def _line(record: dict[str, Any], prefix: str, number: int, folder: Path, catego
         caption=caption_of(record),
         references=tuple(Blob(os.path.join(folder, item)) for item in references),
         category=category_of(record) if categories else "",
+        texts=texts_of(record, shares),
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from attrs import frozen
+from attrs import field, frozen, validators
 
 from qi_core.data import Samples
 from qi_core.errors import QiError
@@ -26,6 +27,16 @@ PROBES = 1000
 """Samples that are looked at, of many, before it is said that nothing is usable."""
 
 
+@frozen(kw_only=True)
+class CaptionKey:
+    """One of several captions that a picture has."""
+
+    key: str = field(validator=validators.min_len(1))
+    """In the line of the JSONL: "raw"."""
+    share: float = field(default=1.0, validator=[validators.gt(0), validators.lt(math.inf)])
+    """How often it is taken, in proportion to the others."""
+
+
 @frozen(kw_only=True, field_transformer=own_first)
 class Images(Fitting):
     """Pictures with captions: a folder, a JSONL or tar shards, each picture near its own shape and never squashed."""
@@ -36,6 +47,10 @@ class Images(Fitting):
     """A folder (a.png with a.txt beside it, subfolders too), a .jsonl (``image`` or ``file_name``; ``caption``,
     ``text`` or ``prompt``; ``references``: paths of pictures to edit), a .tar in the WebDataset layout, or a pattern
     for several (``shards/*.tar``). Paths inside a JSONL count from its folder."""
+    caption_keys: tuple[CaptionKey, ...] = ()
+    """Of a JSONL: several captions of one picture, each by the key that it stands under. Every epoch takes one of those
+    that a line has, by their shares; a line that has none of them has its ``caption``. The report trains on three:
+    raw, recaptioned and fused (section 3, stage 3 of the data)."""
     checked: Literal["auto", "start", "drawn"] = "auto"
     """When captions and headers are read. ``start``: all of them before the first draw, so that what can't be used is
     told at once and never drawn. ``drawn``: each when it is drawn, and another sample stands in for one that can't be
@@ -71,7 +86,8 @@ class Images(Fitting):
         from qi_core.shuffling import scan
         from qi_plugins.source_images.find import find
 
-        found = find(self.path, self.caption_extension, fit.limits, skipped, categories)
+        shares = [(each.key, each.share) for each in self.caption_keys]
+        found = find(self.path, self.caption_extension, fit.limits, skipped, categories, shares)
         at_start = self.checked == "start" or (
             self.checked == "auto" and (categories or len(found.entries) <= AT_START)
         )
