@@ -14,13 +14,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from http.client import HTTPConnection
 
 from attrs import define, field, frozen, validators
 
 from qi_core.errors import QiError
 from qi_core.plane import wire
-from qi_core.plane.producer import Answer, Busy, Call, Gone, Producer, Unknown, Wrong, hang_up
+from qi_core.plane.producer import Answer, Busy, Call, Gone, Producer, Refused, Unknown, Wrong, hang_up
 from qi_core.plane.ring import Ring
 from qi_core.portions import Order, Portion
 
@@ -50,6 +51,8 @@ class Counted:
     """What was had of one producer."""
 
     address: str
+    connections: int
+    """Opened: with all going well, as many as orders at once."""
     portions: int
     bytes: int
     gone: int
@@ -84,6 +87,10 @@ class _Pull:
     damaged: int = 0
     unknown: int = 0
     hedged: bool = False
+    refused: list[Producer] = field(factory=list)
+    """Those that can't carry it out."""
+    over: bool = False
+    """Its outcome is known, and ``done`` is told or about to be."""
 
 
 class Puller:
@@ -105,12 +112,13 @@ class Puller:
         self._producers = [Producer(wire.Address.of(each), self._call) for each in producers]
         if not self._producers:
             raise QiError("no producer is given; want at least one address")
-        self._patience = (call or Call()).patience
+        self._patience = self._call.patience
         self._define = define
         self.ring = ring or Ring(self._care.window + 2)
         self._waiting: list[tuple[float, int, _Pull]] = []  # a heap: when to try, in which order
         self._count = itertools.count()
         self._pulls: list[_Pull] = []
+        self._outcomes: deque[tuple[Future[Portion], Portion | Exception]] = deque()
         self._times: deque[float] = deque(maxlen=64)
         self._turn = threading.Condition()
         self._alive = time.monotonic()  # when a producer gave the last sign of life
@@ -141,14 +149,20 @@ class Puller:
         with self._turn:
             known = {each.address.text: each for each in self._producers}
             call = self._call
-            self._producers = [known.get(each) or Producer(wire.Address.of(each), call) for each in producers]
-            self._turn.notify_all()
+            self._producers = [
+                known.pop(each) if each in known else Producer(wire.Address.of(each), call) for each in producers
+            ]
+            for _, _, pull in self._waiting[:]:
+                self._push(pull, 0.0)  # somebody new need not be waited for
+        for gone in known.values():
+            gone.close()
 
     def counted(self) -> list[Counted]:
         """A line a producer."""
         return [
             Counted(
                 address=each.address.text,
+                connections=each.counts["connections"],
                 portions=each.counts["portions"],
                 bytes=each.counts["bytes"],
                 gone=each.counts["gone"],
@@ -186,8 +200,9 @@ class Puller:
     def _one(self) -> bool:
         with self._turn:
             taken = self._next()
+        self._tell()
         if taken is None:
-            return False
+            return not self._closed
         pull, attempt = taken
         try:
             self._try(pull, attempt)
@@ -196,15 +211,15 @@ class Puller:
         return True
 
     def _next(self) -> tuple[_Pull, _Attempt] | None:
-        """The next order that is due, and whom to ask; None at the end. The lock is held, and let go while there is
-        nothing to do."""
+        """The next order that is due, and whom to ask; None where there is something to tell, and at the end. The lock
+        is held, and let go while there is nothing to do."""
         while not self._closed:
             now = time.monotonic()
             if not self._waiting or self._waiting[0][0] > now:
                 self._turn.wait(self._waiting[0][0] - now if self._waiting else None)
                 continue
             _, _, pull = heapq.heappop(self._waiting)
-            if pull.done.done():
+            if pull.over:
                 continue
             producer = self._nearest(pull, now)
             if producer is not None:
@@ -214,7 +229,9 @@ class Puller:
                 return pull, attempt
             if pull.attempts:
                 pull.hedged = False  # there is nobody else to ask now; who was asked may still answer
-            elif not self._gave_up(pull, now):
+            elif self._gave_up(pull, now):
+                return None
+            else:
                 rested = min(each.rests_until for each in self._producers)
                 heapq.heappush(self._waiting, (max(rested, now + 0.01), next(self._count), pull))
         return None
@@ -222,7 +239,7 @@ class Puller:
     def _nearest(self, pull: _Pull, now: float) -> Producer | None:
         """Of those that do not rest and were not asked yet: the nearest, and of several equally near ones who will
         have it done first."""
-        asked = [attempt.producer for attempt in pull.attempts]
+        asked = [attempt.producer for attempt in pull.attempts] + pull.refused
         free = [each for each in self._producers if each.rests_until <= now and each not in asked]
         return min(
             free, key=lambda each: (each.address.distance, (each.asked + 1) * each.pace, each.asked), default=None
@@ -249,7 +266,7 @@ class Puller:
         again = time.monotonic()
         try:
             attempt.connection = producer.connect()
-            if not pull.done.done():
+            if not pull.over:
                 answer = producer.pull(attempt.connection, pull.order, pull.body, self.ring)
         except (Gone, Wrong) as error:
             again = self._failed(pull, producer, error)
@@ -259,11 +276,14 @@ class Puller:
             self._alive = time.monotonic()
         except Unknown as error:
             again = self._teach(pull, attempt, error)
+        except Refused as error:
+            self._refused(pull, producer, error)
         finally:
             with self._turn:
                 producer.asked -= 1
                 pull.attempts.remove(attempt)
-                if answer is None and not pull.done.done() and not pull.attempts:
+                pull.hedged = False
+                if answer is None and not pull.over and not pull.attempts:
                     self._push(pull, again)
         if answer is not None:
             producer.works()
@@ -274,10 +294,18 @@ class Puller:
             self._times.append(answer.seconds)
             self._end(pull, answer.portion)
 
+    def _refused(self, pull: _Pull, producer: Producer, error: Refused) -> None:
+        """It may be the machine's fault: another that can be asked now is. Raises QiError where there is none."""
+        producer.last = str(error)
+        with self._turn:
+            pull.refused.append(producer)
+            if not pull.over and self._nearest(pull, time.monotonic()) is None:
+                raise QiError(str(error))
+
     def _failed(self, pull: _Pull, producer: Producer, error: Gone | Wrong) -> float:
         """When to try again. Who lost to another producer has not failed. Raises QiError after too many."""
         now = time.monotonic()
-        if pull.done.done():
+        if pull.over:
             return now
         producer.counts["gone" if isinstance(error, Gone) else "damaged"] += 1
         producer.rest(str(error))
@@ -312,29 +340,37 @@ class Puller:
     def _end(self, pull: _Pull, outcome: Portion | Exception) -> None:
         with self._turn:
             self._finish(pull, outcome)
+        self._tell()
 
     def _finish(self, pull: _Pull, outcome: Portion | Exception) -> None:
         """The first outcome counts; whoever else was asked is hung up on. The lock is held."""
-        if pull.done.done():
+        if pull.over:
             return
-        if isinstance(outcome, Exception):
-            pull.done.set_exception(outcome)
-        else:
-            pull.done.set_result(outcome)
+        pull.over = True
         self._pulls.remove(pull)
+        self._outcomes.append((pull.done, outcome))
         now = time.monotonic()
         for attempt in pull.attempts:
-            attempt.producer.counts["slow"] += 1
-            attempt.producer.took(now - attempt.began)
-            attempt.producer.rest("slow: another was faster")
+            if not isinstance(outcome, Exception):
+                attempt.producer.counts["slow"] += 1
+                attempt.producer.took(now - attempt.began)
+                attempt.producer.rest("slow: another was faster")
             if attempt.connection is not None:
                 hang_up(attempt.connection)
         self._turn.notify_all()
 
+    def _tell(self) -> None:
+        """Whoever waits for an outcome may do anything when it is told: the lock is not held."""
+        while self._outcomes:
+            with suppress(IndexError):  # another thread tells the last one
+                done, outcome = self._outcomes.popleft()
+                if isinstance(outcome, Exception):
+                    done.set_exception(outcome)
+                else:
+                    done.set_result(outcome)
+
     def _watch(self) -> None:
         """Give orders that take long to a second producer as well."""
-        if len(self._producers) < 2:
-            return
         while True:
             with self._turn:
                 self._turn.wait(TICK)

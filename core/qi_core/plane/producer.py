@@ -56,6 +56,10 @@ class Unknown(Exception):
         self.specs = problem.specs
 
 
+class Refused(Exception):
+    """The order can't be carried out, or not there."""
+
+
 @frozen(kw_only=True)
 class Answer:
     """A portion, and what it took."""
@@ -110,6 +114,7 @@ class Producer:
                 return kept
             kept.close()
         made = self._connection()
+        self.counts["connections"] += 1
         try:
             made.connect()
         except OSError as error:
@@ -128,7 +133,7 @@ class Producer:
     def pull(self, connection: http.client.HTTPConnection, order: Order, body: bytes, ring: Ring) -> Answer:
         """The portion of an order, ``body`` being the order as it is sent. The connection is used up or kept.
 
-        Raises Gone, Wrong, Busy, Unknown, and QiError where the order can't be carried out or we are not let in.
+        Raises Gone, Wrong, Busy, Unknown, Refused, and QiError where we are not let in.
         """
         began = time.monotonic()
         try:
@@ -159,7 +164,10 @@ class Producer:
         Busy, and QiError where it can't work by it."""
         with self.teaching:
             if self.taught.get(spec, 0.0) < asked:
-                self._teach(spec, definition)
+                try:
+                    self._teach(spec, definition)
+                except Refused as error:
+                    raise QiError(str(error)) from error
                 self.taught[spec] = time.monotonic()
 
     def _teach(self, spec: str, definition: str) -> None:
@@ -232,7 +240,7 @@ class Producer:
             case 409:
                 raise Unknown(problem)
             case 422:
-                raise QiError(f"{where}: {problem.error}")
+                raise Refused(f"{where}: {problem.error}")
             case 503 | 429:
                 raise Busy(_seconds(response.headers["Retry-After"]))
             case 400 | 404 | 405 | 410 | 413:
@@ -286,7 +294,6 @@ def _fill(response: http.client.HTTPResponse, buffer: memoryview) -> None:
         if not count:
             raise Gone(f"broke off after {at} of {len(buffer)} bytes")
         at += count
-    response.read(0)  # tells http.client that this was all
 
 
 def _seconds(retry_after: str | None) -> float:
@@ -299,4 +306,4 @@ def _seconds(retry_after: str | None) -> float:
 
 
 def _why(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return getattr(error, "strerror", None) or str(error)[:100] or type(error).__name__

@@ -26,9 +26,7 @@ from qi_core.plane.body import Body, Reading
 
 if TYPE_CHECKING:
     from aiohttp import web
-    from aiohttp.abc import AbstractStreamWriter
     from aiohttp.typedefs import Handler
-    from aiohttp.web_request import BaseRequest
     from msgspec import Struct
 
     from qi_core.plane.workers import Makes
@@ -210,9 +208,7 @@ def application(
             problem = wire.Problem(error=f"spec {order.spec} is not known here (known: {known})", specs=specs.names())
             return reply(problem, 409)
         async with orders.answer(name, order, definition) as body:
-            response: web.StreamResponse = _sending()(body, {wire.MADE_BY: order.spec, wire.ANSWERS: name})
-            await response.prepare(request)
-        return response
+            return await _send(request, body, {wire.MADE_BY: order.spec, wire.ANSWERS: name})
 
     async def spec(request: web.Request) -> web.Response:
         message = wire.decode(await _read(request), wire.Spec)
@@ -264,31 +260,25 @@ async def _read(request: web.Request) -> bytes:
         raise web.HTTPRequestTimeout(text=f"wanted the whole request within {SLOWEST_BODY:g} s") from error
 
 
-def _sending() -> Any:
-    """The class of responses that hand a body to the system as a file: none of its bytes pass through this process."""
+async def _send(request: web.Request, body: Body, headers: dict[str, str]) -> web.StreamResponse:
+    """Handed to the system as a file: none of its bytes pass through this process."""
     from aiohttp import web
 
-    class Sending(web.StreamResponse):
-        def __init__(self, body: Body, headers: dict[str, str]) -> None:
-            super().__init__(headers={wire.CRC: body.crc, "Content-Type": wire.BODY, **headers})
-            self.content_length = body.size
-            self._sent = body
-
-        async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
-            writer = await super().prepare(request)
-            transport = request.transport
-            if transport is None:
-                raise ConnectionResetError("the connection is gone")
-            try:
-                async with asyncio.timeout(SLOWEST_SEND + self._sent.size / 2**20):
-                    await asyncio.get_running_loop().sendfile(transport, Reading(self._sent), 0, self._sent.size)  # type: ignore[arg-type]
-                    await self.write_eof()
-            except BaseException:
-                transport.abort()  # nothing else may follow half a body
-                raise
-            return writer
-
-    return Sending
+    response = web.StreamResponse(headers={wire.CRC: body.crc, "Content-Type": wire.BODY, **headers})
+    response.content_length = body.size
+    await response.prepare(request)
+    transport = request.transport
+    if transport is None:
+        raise ConnectionResetError("the connection is gone")
+    file: Any = Reading(body)
+    try:
+        async with asyncio.timeout(SLOWEST_SEND + body.size / 2**20):
+            await asyncio.get_running_loop().sendfile(transport, file, 0, body.size)
+            await response.write_eof()
+    except BaseException:
+        transport.abort()  # nothing else may follow half a body
+        raise
+    return response
 
 
 def _let_in(request: web.Request, token: str, guarded: bool) -> None:

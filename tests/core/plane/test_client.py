@@ -101,7 +101,9 @@ def test_portions_come_as_views_of_buffers_that_are_used_again(socket_path: Path
     with serving(Door(socket=socket_path)) as ((address,), _), pulling(address) as puller:
         orders = [ordered(n) for n in range(40)]
         assert all_of(puller, orders) == [told(portion_of(order)) for order in orders]
-        assert puller.counted()[0].portions == 40
+        (told_of,) = puller.counted()
+        assert (told_of.portions, told_of.gone, told_of.damaged) == (40, 0, 0)
+        assert told_of.connections <= CARE.window
         assert puller.ring.made <= CARE.window + 2
 
 
@@ -218,6 +220,18 @@ def test_what_can_never_be_carried_out_is_an_error_at_once(socket_path: Path) ->
             with pytest.raises(QiError, match=r"unix:.*: no usable sample is left"):
                 puller.order(ordered(1, ILL)).result(20)
             assert told(puller.order(ordered(2)).result(20)) == told(portion_of(ordered(2)))
+
+
+def test_what_one_cannot_carry_out_another_may(tmp_path: Path) -> None:
+    """A producer that has lost its disk must not end a run."""
+
+    def broken(order: Order) -> Portion:
+        raise QiError("no space left")
+
+    near, far = serving(Door(socket=tmp_path / "near"), makes=broken), serving(Door(port=0))
+    with near as ((ill,), _), far as ((well,), _), pulling(ill, well) as puller:
+        assert told(puller.order(ordered(1)).result(20)) == told(portion_of(ordered(1)))
+        assert "no space left" in puller.counted()[0].last
 
 
 def test_a_producer_that_does_not_know_the_spec_is_given_it_or_it_is_skew(socket_path: Path) -> None:
