@@ -87,7 +87,9 @@ class CachedAutoencoder:
     def packed(self, blocks: Sequence[Block]) -> Latents:
         """What ``encode`` gives for these."""
         if self._like is None:
-            self._like = self.bare.encode([torch.zeros(3, self.scale, self.scale, dtype=torch.uint8)]).tokens[:0]
+            self._like = (
+                self.bare.encode([torch.zeros(3, self.scale, self.scale, dtype=torch.uint8)]).tokens[:0].clone()
+            )
         return Latents(tokens=_joined(blocks, self._like), grids=tuple(block.grid for block in blocks))
 
     @torch.no_grad()
@@ -95,10 +97,10 @@ class CachedAutoencoder:
         if not images or any(image.requires_grad for image in images):
             return self.bare.encode(images)
 
-        def fresh(which: Sequence[int]) -> list[tuple[Grid, Tensor]]:
+        def fresh(which: Sequence[int]) -> tuple[Sequence[Grid], Tensor]:
             latents = self.bare.encode([images[i] for i in which])
-            self._like = latents.tokens[:0].detach()
-            return [(one.grids[0], one.tokens) for one in latents.split()]
+            self._like = latents.tokens.new_empty(0, self.width)
+            return latents.grids, latents.tokens
 
         sizes = [f"picture {i + 1} of {len(images)}, {im.shape[-1]}x{im.shape[-2]}" for i, im in enumerate(images)]
         return self.packed(self._keeper.have([self.id(image) for image in images], fresh, sizes))
@@ -140,12 +142,11 @@ class CachedConditioner:
             return self.bare.encode(prompts, references)  # which says what is wrong
         shown: Sequence[Sequence[Tensor]] = references or [()] * len(prompts)
 
-        def fresh(which: Sequence[int]) -> list[tuple[Grid, Tensor]]:
+        def fresh(which: Sequence[int]) -> tuple[Sequence[Grid], Tensor]:
             pictures = [shown[i] for i in which]
             condition = self.bare.encode([prompts[i] for i in which], pictures if any(map(len, pictures)) else ())
-            self._like = condition.text[:0].detach()
-            parts = torch.split(condition.text, list(condition.lengths))
-            return [((1, 1, len(part)), part) for part in parts]
+            self._like = condition.text.new_empty(0, self.width)
+            return [(1, 1, length) for length in condition.lengths], condition.text
 
         ids = [self.id(prompt, own) for prompt, own in zip(prompts, shown, strict=True)]
         return self.packed(self._keeper.have(ids, fresh, [f"prompt {prompt[:60]!r}" for prompt in prompts]))
@@ -177,7 +178,7 @@ class Keeper:
     def have(
         self,
         ids: Sequence[bytes],
-        fresh: Callable[[Sequence[int]], list[tuple[Grid, Tensor]]],
+        fresh: Callable[[Sequence[int]], tuple[Sequence[Grid], Tensor]],
         names: Sequence[str],
     ) -> list[Block]:
         """Those of the ids, read or encoded. Raises NotFinite.
@@ -191,11 +192,15 @@ class Keeper:
         bad = {ids[places[i]] for i in refused}
         missing = [i for i in places if ids[i] not in known and ids[i] not in bad]
         for part in [[i] for i in missing] if self._alone else [missing] if missing else []:
-            for i, (grid, values) in zip(part, fresh(part), strict=True):
-                block = Block(grid=grid, values=values.detach().to(self._dtype).cpu().contiguous())
-                if _finite(block.values):
-                    known[ids[i]] = block
-                    self._put(ids[i], block)
+            grids, tokens = fresh(part)
+            kept = tokens.detach().to(self._dtype)
+            sound = _finite(kept)  # of all at once, where they were made; of each only if that fails
+            for i, grid, values in zip(
+                part, grids, torch.split(kept.cpu(), list(map(grid_tokens, grids))), strict=True
+            ):
+                if sound or _finite(values):
+                    known[ids[i]] = Block(grid=grid, values=values.contiguous())
+                    self._put(ids[i], known[ids[i]])
                 else:
                     bad.add(ids[i])
                     self._shelf.put(self._form(grid), ids[i], grid, b"", reason=self._broken)

@@ -28,6 +28,8 @@ OPEN_FILES = 256
 """Shards that are held open for reading."""
 VECTORS = 512
 """Buffers of one call of the system; Linux takes 1024."""
+TOGETHER = 1 << 18
+"""Bytes up to which neighbours are read in one call."""
 LONGEST = (1 << 32) - 1
 """Bytes of an entry."""
 ITEMSIZES = {"BF16": 2, "F32": 4, "U8": 1}
@@ -76,8 +78,7 @@ class Writer:
 
     def read(self, spans: Sequence[Span]) -> list[bool]:
         """As ``Reader.read``. Raises ValueError once it is closed."""
-        _read(self._file.fileno(), spans)
-        return [crc32c(view) == entry.crc for entry, view in spans]
+        return _read(self._file.fileno(), spans)
 
     def finish(self) -> tuple[Shard, Path]:
         """Header and index written, all on the disk; still under its own names, the index at the path that is given
@@ -152,8 +153,7 @@ class Reader:
         """Which of them have the checksum that was written; the others must not be used. Raises OSError, EOFError if
         the file isn't there or shorter than it was."""
         with self._using(shard) as descriptor:
-            _read(descriptor, spans)
-        return [crc32c(view) == entry.crc for entry, view in spans]
+            return _read(descriptor, spans)
 
     @contextmanager
     def _using(self, shard: Shard) -> Generator[int]:
@@ -197,23 +197,38 @@ class Reader:
             self._close_some()
 
 
-def _read(descriptor: int, spans: Sequence[Span]) -> None:
-    """Entries that lie beside each other are read together. Raises EOFError at the end of the file."""
-    ordered = sorted((span for span in spans if span[0].length), key=lambda span: span[0].offset)
+def _read(descriptor: int, spans: Sequence[Span]) -> list[bool]:
+    """Which entries have the right checksum. Raises EOFError at the end of the file.
+
+    Small neighbours are read together. Checksums are taken right after, while the bytes are in the processor's cache.
+    """
+    good = [False] * len(spans)
+    ordered = sorted(range(len(spans)), key=lambda i: spans[i][0].offset)
     at = 0
     while at < len(ordered):
-        start = end = ordered[at][0].offset
-        views: list[memoryview] = []
-        while at < len(ordered) and ordered[at][0].offset == end and len(views) < VECTORS:
-            views.append(ordered[at][1])
-            end += ordered[at][0].length
+        start = end = spans[ordered[at]][0].offset
+        group: list[int] = []
+        while at < len(ordered) and spans[ordered[at]][0].offset == end and end - start < TOGETHER:
+            group.append(ordered[at])
+            end += spans[ordered[at]][0].length
             at += 1
-        while views:
-            got = os.preadv(descriptor, views, start)
-            if not got:
-                raise EOFError(f"nothing at byte {start}")
-            start += got
-            while views and got >= len(views[0]):
-                got -= len(views.pop(0))
-            if got:
-                views[0] = views[0][got:]
+            if len(group) == VECTORS:
+                break
+        _fill(descriptor, [spans[i][1] for i in group], start)
+        for i in group:
+            entry, view = spans[i]
+            good[i] = crc32c(view) == entry.crc
+    return good
+
+
+def _fill(descriptor: int, views: list[memoryview], start: int) -> None:
+    views = [view for view in views if view]
+    while views:
+        got = os.preadv(descriptor, views, start)
+        if not got:
+            raise EOFError(f"nothing at byte {start}")
+        start += got
+        while views and got >= len(views[0]):
+            got -= len(views.pop(0))
+        if got:
+            views[0] = views[0][got:]
