@@ -54,7 +54,7 @@ class Keeper:
         self._name = f"{socket.gethostname()[:32]}-{os.getpid()}-{time.time_ns()}"
         self._came, self._written = Counter[str](), Counter[str]()
         self._refused: dict[str, Counter[str]] = {label: Counter() for label in filters}
-        self._kept, self._rows, self._told = 0, 0, time.monotonic()
+        self._judged, self._kept, self._rows, self._told = 0, 0, 0, time.monotonic()
         self._shelves: dict[tuple[str, bool], Shelf] = {}
         self._file: TextIO | None = None
         try:
@@ -65,6 +65,7 @@ class Keeper:
 
     def __call__(self, sample: Sample, identity: bytes, verdict: Verdict) -> None:
         with self._lock:
+            self._judged += 1
             self._came.update(verdict.values.keys())
             if verdict.refused:
                 self._refused[verdict.refused][verdict.reason] += 1
@@ -115,6 +116,7 @@ class Keeper:
         told = {
             "came": dict(self._came),
             "refused": {label: dict(counts) for label, counts in self._refused.items() if counts},
+            "judged": self._judged,
             "kept": self._kept,
             "rows": self._rows,
         }

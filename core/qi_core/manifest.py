@@ -99,14 +99,23 @@ def is_manifest(path: Path) -> bool:
         return False
 
 
-def begin(path: Path, head: Head) -> set[str]:
-    """Make the file, or go on with the one that is there: what comes behind its last whole line is cut off. The keys
-    that it holds. Raises QiError if it was made by something else."""
+@frozen(kw_only=True)
+class Begun:
+    """What a manifest holds already."""
+
+    keys: set[str] = field(factory=set)
+    refused: int = 0
+    lost: int = 0
+
+
+def begin(path: Path, head: Head) -> Begun:
+    """Make the file, or go on with the one that is there: what comes behind its last whole line is cut off. Raises
+    QiError if it was made by something else."""
     if not path.exists() or not path.stat().st_size:
         with path.open("w", encoding="utf-8") as file:
             file.write(head_of(head) + "\n")
             _flush(file)
-        return set()
+        return Begun()
     with path.open("r+b") as old:
         old.truncate(_whole(old))
     there, rows = read(path)
@@ -115,7 +124,12 @@ def begin(path: Path, head: Head) -> set[str]:
             f"{path}: is of other data, another seed or other filters; give another --output, or remove it to begin "
             "anew"
         )
-    return {row.key for row in rows}
+    keys, refused, lost = set[str](), 0, 0
+    for row in rows:
+        keys.add(row.key)
+        refused += bool(row.reasons)
+        lost += bool(row.lost)
+    return Begun(keys=keys, refused=refused, lost=lost)
 
 
 def _whole(file: IO[bytes]) -> int:

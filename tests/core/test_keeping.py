@@ -31,7 +31,7 @@ def test_rows_counts_bars_and_pictures(tmp_path: Path) -> None:
     assert "reasons" not in found[8]
     (tally,) = (tmp_path / "data").glob("tally-*.json")
     assert json.loads(tally.read_bytes()) == {
-        "came": {"luma": 10}, "refused": {"luma": {"too dark": 5}}, "kept": 5, "rows": 10,
+        "came": {"luma": 10}, "refused": {"luma": {"too dark": 5}}, "judged": 10, "kept": 5, "rows": 10,
     }  # fmt: skip
     assert json.loads((tmp_path / "data/filters.json").read_bytes()) == {"luma": [0.5, None]}
     refused = eyes(tmp_path, "refused")
