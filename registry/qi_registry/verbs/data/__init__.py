@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 VERBS = {
     "annotate": "qi_registry.verbs.data.annotate:Annotate",
+    "filter": "qi_registry.verbs.data.filter:Filter",
     "report": "qi_registry.verbs.data.report:Report",
 }
 """Name -> module:class, a ``qi_core.command.Command`` of its own; it imports what it needs in ``run``."""
