@@ -1,0 +1,185 @@
+"""Indexes of shards, as they are needed: from memory, from the cache, or by looking into the shard."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor
+from hashlib import blake2b
+
+import numpy as np
+from attrs import frozen
+
+from qi_core import tars
+from qi_core.entries import EXTENSIONS, Entry, Held, Limits
+from qi_core.pixels import Unusable
+from qi_plugins.source_webdataset import index as indexes
+from qi_plugins.source_webdataset.access import Access, Cache, Kept, OnDisk, Remote, digest
+from qi_plugins.source_webdataset.component import WebDataset
+from qi_plugins.source_webdataset.index import MOST_BESIDE, Index, Told
+from qi_plugins.source_webdataset.names import Shard
+from qi_plugins.source_webdataset.web import Web
+
+AT_ONCE = 8
+"""Shards that are looked into together."""
+NEAR = 2**18
+"""Bytes between two members of a sample that are read along rather than asked for apart."""
+
+
+@frozen(eq=False)
+class Opened:
+    """A shard, its index, and which of its samples can be used as far as names and sizes tell."""
+
+    shard: Shard
+    access: Access
+    index: Index
+    usable: list[tuple[int, tars.Parts]]
+    """Number in the index, and which member is what."""
+    told: list[Told]
+    digest: int
+    """31 bits that stand for what is usable, and where it lies."""
+
+    def __len__(self) -> int:
+        return len(self.usable)
+
+    def key(self, number: int) -> str:
+        return f"{self.shard.name}{self.index.keys[self.usable[number][0]]}"
+
+    def entry(self, number: int, limits: Limits) -> Entry:
+        """With its bytes, in as few reads as its members lie near to each other. Raises Unusable."""
+        at, chosen = self.usable[number]
+        members = self.index.members(at)
+        suffixes = [s for s in (chosen.image, chosen.caption, chosen.record, *chosen.references) if s]
+        for suffix in suffixes:
+            most = limits.file if f".{suffix}" in EXTENSIONS else limits.line
+            if members[suffix][1] > most:
+                raise Unusable("file too large", f"{suffix}: {members[suffix][1]} bytes, {most} allowed")
+        where = f"{self.shard.name}{self.index.keys[at]}"
+        held: dict[str, Held] = {}
+        for start, end, together in _spans({suffix: members[suffix] for suffix in suffixes}):
+            data = self.access.part(start, end - start)
+            if len(data) != end - start:
+                raise Unusable("broken tar shard", "cut off since it was looked into")
+            for suffix in together:
+                offset, size = members[suffix]
+                held[suffix] = Held(path=f"{where}.{suffix}", data=data[offset - start : offset - start + size])
+        return tars.entry(where, chosen, held, limits)
+
+
+def _spans(members: dict[str, tuple[int, int]]) -> list[tuple[int, int, list[str]]]:
+    """Stretches that hold them: start, end, and whose bytes are in it."""
+    spans: list[tuple[int, int, list[str]]] = []
+    for suffix, (offset, size) in sorted(members.items(), key=lambda each: each[1]):
+        if spans and offset - spans[-1][1] <= NEAR:
+            start, end, together = spans[-1]
+            spans[-1] = (start, max(end, offset + size), [*together, suffix])
+        else:
+            spans.append((offset, offset + size, [suffix]))
+    return spans
+
+
+class Shelf:
+    """Of all shards of a source. May be asked from any thread."""
+
+    def __init__(self, settings: WebDataset, shards: tuple[Shard, ...], web: Web, limits: Limits) -> None:
+        self.shards = shards
+        self._settings, self._web, self._limits = settings, web, limits
+        self._cache = Cache.at(settings.cache, int(settings.keep_gib * 2**30))
+        self._lock = threading.Lock()
+        self._open: OrderedDict[int, Future[Opened]] = OrderedDict()
+        self._room = 2 * settings.window + AT_ONCE
+        self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="qi-shards")
+
+    def begin(self, number: int) -> Future[Opened]:
+        """The shard, once it was looked into. One that failed is tried again when it is asked for again."""
+        with self._lock:
+            found = self._open.get(number)
+            if found is None or (found.done() and found.exception() is not None):
+                found = self._open[number] = self._pool.submit(self._look, self.shards[number])
+            self._open.move_to_end(number)
+            while len(self._open) > self._room:
+                self._open.popitem(last=False)
+            return found
+
+    def opened(self, number: int) -> Opened:
+        """Raises Unusable where it is lost, and QiError where no try could do better."""
+        return self.begin(number).result()
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _access(self, shard: Shard) -> Access:
+        access: Access
+        if not shard.remote:
+            access = OnDisk.at(shard.place)
+        elif self._settings.keep == "shards":
+            with self._cache.open(shard, self._web, self._settings.max_shard) as file:
+                size = os.fstat(file.fileno()).st_size
+            access = Kept(shard, self._cache, self._web, self._settings.max_shard, size)
+        else:
+            access = Remote.at(shard.place, self._web)
+        if access.size > self._settings.max_shard:
+            raise Unusable("shard too large", f"{access.size} bytes, {self._settings.max_shard} allowed")
+        return access
+
+    def _look(self, shard: Shard) -> Opened:
+        access = self._access(shard)
+        index = self._index(shard, access)
+        usable: list[tuple[int, tars.Parts]] = []
+        told = list(index.told)
+        known: dict[tuple[str, ...], tars.Parts | Unusable] = {}
+        for number in range(len(index)):
+            suffixes = index.of(number)
+            if suffixes not in known:
+                known[suffixes] = self._parts(suffixes)
+            found = known[suffixes]
+            if isinstance(found, Unusable):
+                told.append((index.keys[number], found.reason, found.detail))
+            else:
+                usable.append((number, found))
+        if not usable:
+            reason = told[0][1:] if told else ("empty shard", "")
+            raise Unusable(reason[0], f"no sample in it can be used; {reason[1]}")
+        return Opened(shard, access, index, usable, told, _digest(index, usable))
+
+    def _parts(self, suffixes: tuple[str, ...]) -> tars.Parts | Unusable:
+        try:
+            found = tars.parts(suffixes, self._settings.caption_extension)
+        except Unusable as error:
+            return error
+        if self._settings.captions == "require" and not (found.caption or found.record):
+            return Unusable("caption missing", f"{', '.join(suffixes)}")
+        return found
+
+    def _index(self, shard: Shard, access: Access) -> Index:
+        name, place = f"{digest(shard)}.{self._settings.index}.index", shard.unsigned
+        kept = self._cache.get(name)
+        if kept is not None and (found := indexes.unpacked(kept, place, access.version)) is not None:
+            return found
+        index = self._beside(access) if self._settings.index == "beside" else None
+        if index is None:
+            index = indexes.read(access.part, access.size)
+        self._cache.put(name, indexes.packed(index, place, access.version))
+        return index
+
+    def _beside(self, access: Access) -> Index | None:
+        """By the index beside the shard. One that doesn't fit is told with the shard, and not used."""
+        text = access.beside(MOST_BESIDE)
+        if text is None:
+            return None
+        try:
+            return indexes.beside(text, access.part, access.size)
+        except Unusable as error:
+            index = indexes.read(access.part, access.size)
+            index.told.append(("", error.reason, error.detail))
+            return index
+
+
+def _digest(index: Index, usable: list[tuple[int, tars.Parts]]) -> int:
+    content = blake2b(digest_size=4)
+    for number, _ in usable:
+        content.update(index.keys[number].encode("utf-8", "surrogatepass") + b"\0")
+    content.update(np.array([number for number, _ in usable], "<u4").tobytes())
+    content.update(index.offsets.tobytes() + index.sizes.tobytes())
+    return int.from_bytes(content.digest()) >> 1
