@@ -52,7 +52,12 @@ class Planned(Protocol):
         ...
 
     def plan(self, count: int) -> list[Ticket]:
-        """The next ``count`` samples, in order; the position moves on. Opens nothing."""
+        """The next ``count`` samples, in order; the position moves on. Opens nothing.
+
+        Only a source that cannot know what there is before it has looked (shards behind a network) may, now and then
+        and ahead where it can, and says so: ``looks`` is True. What it found the first time then stands in the run's
+        folder, so that all ranks and every resume plan alike.
+        """
         ...
 
     def cost(self, ticket: Ticket) -> int:
