@@ -63,9 +63,19 @@ class Blob:
         file, _ = self.open(most, too_large)
         with file:
             try:
-                return file.read()
+                content = file.read(most + 1)  # and not all: it may be growing
             except OSError as error:
                 raise Unusable("cannot be read", _why(error)) from error
+            self.require_unchanged()
+        if len(content) > most:
+            raise Unusable(too_large, f"more than {most} bytes")
+        return content
+
+    def require_unchanged(self) -> None:
+        """Once it was read: raises Unusable if somebody has written to the file meanwhile, so that what was read may be
+        half of the one and half of the other."""
+        if self.stamp != -1 and self.stamped()[0].stamp != self.stamp:
+            raise Unusable("changed since it was found", "while it was being read")
 
 
 def stamp_of(status: os.stat_result) -> int:
@@ -83,6 +93,7 @@ def opened(blob: Blob, most: int, pixels: int) -> Generator[tuple[Any, int]]:
     file, size = blob.open(most)
     with file:
         yield read_header(file, pixels), size
+        blob.require_unchanged()
 
 
 class _Stretch(io.RawIOBase):

@@ -12,7 +12,7 @@ from attrs import frozen
 from qi_core.blob import Blob, opened
 from qi_core.data import Origin, Sample
 from qi_core.entries import Entry, Limits
-from qi_core.pixels import Colour, Unusable, decode, is_turned, refuse_misfit, resize, size_of
+from qi_core.pixels import Colour, Unusable, decode, decoding, is_turned, refuse_misfit, resize, size_of
 from qi_core.shuffling import number_of
 from qi_core.sizes import Size, crop_box, nearest, own_size, scale
 
@@ -143,12 +143,13 @@ class Fit:
             picture = size_of(image)
             origin = Origin(height=picture.height, width=picture.width, bytes=size, turned=is_turned(image))
             target = self._target(picture, reference=number > 0)
-            rgb = decode(image, scale(picture, target), self.background)
-        across = down = 0.5
-        if self.random_crop and number == 0:
-            across, down = self._roll(epoch, key, "across"), self._roll(epoch, key, "down")
-        box = crop_box(Size(height=rgb.height, width=rgb.width), target, across, down)
-        return torch.from_numpy(resize(rgb, target, box, flip)), origin
+            across = down = 0.5
+            if self.random_crop and number == 0:
+                across, down = self._roll(epoch, key, "across"), self._roll(epoch, key, "down")
+            with decoding(image, scale(picture, target), self.background) as rgb:
+                box = crop_box(Size(height=rgb.height, width=rgb.width), target, across, down)
+                pixels = resize(rgb, target, box, flip)
+        return torch.from_numpy(pixels), origin
 
     def _roll(self, epoch: int, key: str, purpose: str) -> float:
         """In [0, 1), from what is rolled for alone: the timing of the workers has no say."""

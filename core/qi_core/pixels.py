@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import threading
 import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, BinaryIO, Self
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from qi_core.sizes import Box, Size, cropped, scale
+from qi_core.sizes import PILLOWS_OWN_LIMIT, Box, Size, cropped, scale
 
 Colour = tuple[int, int, int]
 
@@ -96,15 +99,53 @@ def refuse_misfit(picture: Size, target: Size, enlarge: bool, max_cropped: float
         raise Unusable("crop would cut off too much", told)
 
 
-def decode(image: Any, factor: float, background: Colour) -> Any:
-    """Decoded, upright, RGB. It may come out smaller than stored, but at least twice as large as needed.
+class _Room:
+    """How many pixels are being decoded in this process, all threads together: large pictures wait for each other."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._taken = most, 0
+        self._door, self._free = threading.Lock(), threading.Condition()
+
+    @contextmanager
+    def for_(self, pixels: int) -> Generator[None]:
+        wanted = min(pixels, self._most)
+        with self._door, self._free:  # behind the door wait those that came later: small ones don't overtake for ever
+            self._free.wait_for(lambda: self._taken + wanted <= self._most)
+            self._taken += wanted
+        try:
+            yield
+        finally:
+            with self._free:
+                self._taken -= wanted
+                self._free.notify_all()
+
+
+_ROOM = _Room(PILLOWS_OWN_LIMIT)
+"""The largest picture that may be, or several smaller ones: with about 11 bytes a pixel, one gigabyte at most, however
+many threads there are."""
+
+
+@contextmanager
+def decoding(image: Any, factor: float, background: Colour) -> Generator[Any]:
+    """Decoded, upright, RGB; to be let go of when the context ends, so that the process has room for the next. It may
+    come out smaller than stored, but at least twice as large as needed.
 
     ``factor``: by which the stored picture is to be scaled afterwards. Raises Unusable.
     """
+    _draft(image, factor)
+    with _ROOM.for_(image.width * image.height):
+        yield _decoded(image, background)
+
+
+def decode(image: Any, factor: float, background: Colour) -> Any:
+    """The same, without waiting for room: where one picture is looked at at a time."""
+    _draft(image, factor)
+    return _decoded(image, background)
+
+
+def _decoded(image: Any, background: Colour) -> Any:
     try:
         orientation = _orientation(image)
-        # A JPEG is decoded at 1/2, 1/4 or 1/8 for a fraction of the time; other formats ignore this.
-        image.draft(None, (math.ceil(2 * image.width * factor), math.ceil(2 * image.height * factor)))
         rgb = _to_rgb(image, background)
         return rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
     except Unusable:
@@ -130,6 +171,14 @@ def _orientation(image: Any) -> int:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # broken EXIF does not make the pixels bad
         return 1
+
+
+def _draft(image: Any, factor: float) -> None:
+    """Have a JPEG decoded at 1/2, 1/4 or 1/8, for a fraction of the time; other formats ignore this."""
+    try:
+        image.draft(None, (math.ceil(2 * image.width * factor), math.ceil(2 * image.height * factor)))
+    except Exception as error:  # a broken file makes Pillow's decoders raise almost anything
+        raise Unusable("cannot be decoded", f"{type(error).__name__}: {error}") from error
 
 
 def _to_rgb(image: Any, background: Colour) -> Any:

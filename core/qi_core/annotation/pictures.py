@@ -11,7 +11,7 @@ from attrs import frozen
 
 from qi_core.blob import opened
 from qi_core.entries import Entry
-from qi_core.pixels import Unusable, decode, size_of
+from qi_core.pixels import Unusable, decoding, size_of
 from qi_core.sizes import PILLOWS_OWN_LIMIT, Size
 from qi_core.skipped import Skip
 
@@ -48,9 +48,8 @@ class Show:
             shown = Size(*(max(round(length * factor), 1) for length in stored))
             if min(shown) < LEAST:
                 raise Unusable("too narrow to look at", f"{stored.width}x{stored.height} at {self.side}*{self.side}")
-            rgb = decode(image, factor, (255, 255, 255))
-        if (rgb.height, rgb.width) != shown:
-            rgb = rgb.resize((shown.width, shown.height), reducing_gap=3.0)
+            with decoding(image, factor, (255, 255, 255)) as decoded:
+                rgb = decoded.resize((shown.width, shown.height), reducing_gap=3.0)
         file = io.BytesIO()
         rgb.save(file, "JPEG", quality=self.quality, subsampling=0)
         return file.getvalue(), size

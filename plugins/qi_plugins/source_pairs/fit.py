@@ -11,7 +11,7 @@ from attrs import frozen
 
 from qi_core.blob import Blob, opened
 from qi_core.data import Pair
-from qi_core.pixels import Colour, Unusable, decode, refuse_misfit, resize, size_of
+from qi_core.pixels import Colour, Unusable, decoding, refuse_misfit, resize, size_of
 from qi_core.sizes import Size, crop_box, nearest, own_size, scale
 from qi_plugins.source_pairs.rows import Couple
 
@@ -75,9 +75,10 @@ class Fit:
         with opened(blob, self.max_file, self.max_pixels) as (image, _):
             picture = size_of(image)
             target = self._target(name, picture, before)
-            rgb = decode(image, scale(picture, target), self.background)
-        box = crop_box(Size(height=rgb.height, width=rgb.width), target, 0.5, 0.5)
-        return torch.from_numpy(resize(rgb, target, box, flip=False)), target
+            with decoding(image, scale(picture, target), self.background) as rgb:
+                box = crop_box(Size(height=rgb.height, width=rgb.width), target, 0.5, 0.5)
+                pixels = resize(rgb, target, box, flip=False)
+        return torch.from_numpy(pixels), target
 
 
 def _named(couple: Couple) -> list[tuple[str, Blob]]:
