@@ -85,13 +85,13 @@ class Maker:
         raw: Any = portion.batch
         batch = self._encode(raw, dice)
         lost = list(portion.lost)
-        tries = dict.fromkeys(range(len(order.tickets)), len(portion.lost))
+        tries = [0] * len(order.tickets)
         while broken := self._broken(raw, batch, dice):
             for i in broken:
                 ticket = order.tickets[i]
                 lost.append(Lost(key=raw.items[i].key, reason="latent is not finite", detail=""))
                 tries[i] += 1
-                if tries[i] > TRIES + len(portion.lost):
+                if tries[i] > TRIES:
                     raise QiError(
                         f"step {order.step + 1}: {TRIES} samples in a row come out of the encoders with values that "
                         f"are not finite, the last {lost[-1].key}; look at the autoencoder's and the conditioner's "

@@ -12,7 +12,7 @@ from qi_registry import reader, runs, specs
 from qi_registry.recipe import Recipe, to_toml
 
 if TYPE_CHECKING:
-    from qi_core.plane.child import Make
+    from qi_core.producing import Maker
 
 
 def definition(place: str, sets: tuple[str, ...]) -> str:
@@ -30,7 +30,7 @@ def _read(text: str) -> Recipe:
     return reader.loads(text, where="the run's recipe")
 
 
-def build(text: bytes, folder: Path, device: str) -> Make:
+def build(text: bytes, folder: Path, device: str) -> Maker:
     """Encoders are loaded, and the data is looked for. Raises QiError where something isn't there."""
     from qi_registry.assemble import alone, encoders_of, place_of
 
@@ -38,18 +38,31 @@ def build(text: bytes, folder: Path, device: str) -> Make:
     parallel: Any = alone(recipe.parallel)
     strategy = (evolve(parallel, device=device) if device else parallel).build()
     place = place_of(recipe, folder, strategy)
-    maker = specs.producer(recipe, place, encoders_of(recipe, place), strategy).maker
-    return lambda order: maker.encoded(order, maker.make(order))
+    return specs.producer(recipe, place, encoders_of(recipe, place), strategy).maker
 
 
 def main() -> None:
     """A worker: folder and device are its arguments."""
     from qi_core import skipped
+    from qi_core.place import Closing
     from qi_core.plane import child
 
     skipped.quiet()  # the trainer finds the same, and lists it
     folder, device = Path(sys.argv[1]), sys.argv[2]
-    child.work(lambda text: build(text, folder, device))
+    made: list[Maker] = []
+
+    def make(text: bytes) -> child.Make:
+        maker = build(text, folder, device)
+        made.append(maker)
+        return lambda order: maker.encoded(order, maker.make(order))
+
+    def farewell() -> None:
+        for maker in made:
+            for part in (maker.encoders, maker.source):
+                if isinstance(part, Closing):
+                    part.close()
+
+    child.work(make, farewell)
 
 
 if __name__ == "__main__":

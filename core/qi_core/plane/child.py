@@ -39,6 +39,10 @@ SPECS = 2
 """Whose makers a worker keeps: around a live change, orders of the old and the new one are mixed."""
 
 
+FAREWELL = 10.0
+"""Seconds in which a worker must have put away what it holds, once it is to end."""
+
+
 class Task(Struct, frozen=True):
     """To a worker."""
 
@@ -93,15 +97,17 @@ def _exactly(channel: socket.socket, size: int) -> bytes:
     return bytes(found)
 
 
-def work(build: Build) -> None:
-    """The main function of a worker's program: carry out orders until the pool hangs up."""
+def work(build: Build, farewell: Callable[[], None] = lambda: None) -> None:
+    """The main function of a worker's program: carry out orders until the pool hangs up. ``farewell`` is called then,
+    from another thread, and has ``FAREWELL`` seconds."""
     from qi_core import packing
     from qi_core.plane import wire
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the pool ends its workers
     channel = socket.socket(fileno=int(os.environ.pop(CHANNEL)))
     channel.set_inheritable(False)
-    threading.Thread(target=_end_with, args=(channel,), daemon=True).start()
+    ending = threading.Thread(target=_end_with, args=(channel, farewell), daemon=True)
+    ending.start()
     with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("1000")  # where the machine runs out of memory, a worker goes and not the trainer
     spool, makers = Spool(), OrderedDict[str, Make]()
@@ -118,8 +124,8 @@ def work(build: Build) -> None:
         made = spool.write(packing.body(packing.pack(portion)))
         return Reply(kind="done", number=made.number, size=made.size, crc=made.crc), made.fd
 
-    send(channel, Reply(kind="ready"))
     with suppress(EOFError, ConnectionError):
+        send(channel, Reply(kind="ready"))
         while True:
             task = msgspec.json.decode(receive(channel)[0], type=Task)
             for number in task.free:
@@ -139,13 +145,23 @@ def work(build: Build) -> None:
             signal.setitimer(signal.ITIMER_REAL, 0)
             send(channel, reply, fd)
             if reply.kind == "memory":
-                break  # what is left of it is not to be trusted
+                return  # what is left of it is not to be trusted
     sys.stdout.flush()
+    ending.join(FAREWELL)
 
 
-def _end_with(channel: socket.socket) -> None:
+def _end_with(channel: socket.socket, farewell: Callable[[], None]) -> None:
     """End the process when the pool is gone, in the middle of whatever it does."""
     poll = select.poll()
     poll.register(channel, getattr(select, "POLLRDHUP", 0))  # POLLHUP is always told
     poll.poll()
-    os._exit(1)
+    late = threading.Timer(FAREWELL, os._exit, (1,))
+    late.daemon = True
+    late.start()
+    try:
+        farewell()
+    except Exception:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(1)

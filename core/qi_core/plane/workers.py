@@ -22,7 +22,7 @@ from attrs import define, field, frozen, validators
 from qi_core.errors import QiError
 from qi_core.plane import wire
 from qi_core.plane.body import Body, Spool
-from qi_core.plane.child import CHANNEL, Build, Make, Reply, Task, receive, send
+from qi_core.plane.child import CHANNEL, FAREWELL, Build, Make, Reply, Task, receive, send
 from qi_core.portions import Order
 
 TRIES = 3
@@ -142,18 +142,26 @@ class Workers:
         return dict(self._deaths)
 
     def close(self) -> None:
-        """See ``Makes``. They keep nothing, so they are killed."""
+        """See ``Makes``. They are told by their hanging up; who is not gone soon is killed."""
         with self._coming:
             self._closed = True
+            for child in self._children:
+                if child is not None and child.built:
+                    child.hang_up()
+                elif child is not None:  # it holds nothing
+                    child.process.kill()
             left = list(self._jobs)
             self._jobs.clear()
             self._coming.notify_all()
         for job in left:
             job.fail(QiError(STOPPED))
+        deadline = time.monotonic() + FAREWELL
+        for thread in self._threads:
+            thread.join(max(deadline - time.monotonic(), 0))
         while any(thread.is_alive() for thread in self._threads):
-            for child in self._children:
-                if child is not None:
-                    child.process.kill()
+            for each in self._children:
+                if each is not None:
+                    each.process.kill()
             for thread in self._threads:
                 thread.join(0.05)
 
@@ -285,7 +293,7 @@ class _Child:
             except OSError as error:
                 ours.close()
                 raise _Died(f"could not be started: {error}") from error
-        self._channel = ours
+        self._channel, self._hung_up = ours, False
         if care.address_space and sys.platform == "linux":
             import resource
 
@@ -327,8 +335,17 @@ class _Child:
     def alive(self) -> bool:
         return self.process.poll() is None
 
+    def hang_up(self) -> None:
+        """It is to end, and has a while to put away what it holds."""
+        self._hung_up = True
+        with suppress(OSError):
+            self._channel.shutdown(socket.SHUT_WR)
+
     def end(self) -> None:
-        """Kill it, and see it gone."""
+        """Kill it, unless it is putting things away, and see it gone."""
+        if self._hung_up:
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(FAREWELL)
         self.process.kill()
         self.process.wait()
         self._channel.close()

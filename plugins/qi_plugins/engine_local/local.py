@@ -22,7 +22,7 @@ from qi_plugins.engine_local.component import LocalEngine
 PAUSE = 0.2
 """Seconds before a producer that died is started again; doubled each time that one dies young."""
 YOUNG = 30.0
-FAREWELL = 10.0
+FAREWELL = 30.0
 """Seconds that it has to end in."""
 
 
