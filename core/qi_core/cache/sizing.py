@@ -31,7 +31,7 @@ class Estimated:
     """What is to be kept of one data set."""
 
     samples: float = field(validator=validators.ge(0))
-    """Different pictures."""
+    """Different ones."""
     sizes: Sequence[tuple[int, int]] = field(validator=validators.min_len(1))
     """(height, width) in pixels, each as often as the others."""
     scale: int = field(validator=validators.gt(0))
@@ -43,15 +43,15 @@ class Estimated:
     text_width: int
     """Values in a token of text."""
     captions: float = 1.0
-    """Different ones, of a picture."""
-    references: float = 0.0
-    """Reference pictures of a sample, as large as the picture."""
+    """Of a sample, different ones."""
+    pictures: float = 1.0
+    """Of a sample, references included."""
 
     def extent(self, settings: CacheSettings) -> Extent:
         """tokens x values x bytes of a value, of each picture and each caption: nothing is padded."""
         itemsize = ITEMSIZE[settings.dtype]
         tokens = sum((height // self.scale) * (width // self.scale) for height, width in self.sizes) / len(self.sizes)
-        pictures = self.samples * (1 + self.references) if settings.latents else 0.0
+        pictures = self.samples * self.pictures if settings.latents else 0.0
         captions = self.samples * self.captions if settings.text else 0.0
         return Extent(
             latents=round(pictures * tokens * self.latent_width * itemsize),

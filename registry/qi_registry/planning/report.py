@@ -9,6 +9,7 @@ from typing import Any
 from attrs import evolve, frozen
 
 from qi_core.errors import QiError
+from qi_registry.planning import caching
 from qi_registry.planning import estimate as rules
 from qi_registry.planning.cards import Card
 from qi_registry.planning.estimate import Estimate
@@ -34,6 +35,8 @@ class Question:
     references: int
     mfu: float | None
     top: int
+    samples: int | None = None
+    """Different ones in the data, for the size of a cache."""
 
 
 def answer(asked: Question, *, sweeping: bool) -> int:
@@ -58,6 +61,7 @@ def _plan(asked: Question, scenes: Sequence[Scene], known: Mapping[str, type[Any
     print()
     _time_table(recipe, scenes, found)
     notes = [*([note] if note else []), *job(recipe, scenes[-1])[1], *_assumed(asked, found[-1])]
+    notes += caching.lines(recipe, scenes, asked.samples)
     print("\n" + "\n".join(f"* {line}" for line in notes))
     worst = min(found, key=lambda one: one.room)
     if worst.fits:

@@ -35,6 +35,9 @@ class Plan:
         parser.add_argument("--text", type=whole, default=[128], metavar="N", help="tokens of a caption (default: 128)")
         parser.add_argument("--references", type=int, default=0, metavar="N", help="reference pictures of a sample")
         parser.add_argument(
+            "--samples", type=whole, metavar="N", help="different ones in the data, for the size of data.cache"
+        )
+        parser.add_argument(
             "--mfu",
             type=numbers(float, "a share of the peak, such as 0.4"),
             metavar="SHARE",
@@ -68,6 +71,7 @@ class Plan:
             references=args.references,
             mfu=args.mfu[0] if args.mfu else None,
             top=args.top[0],
+            samples=args.samples[0] if args.samples else None,
         )
         return answer(question, sweeping=args.sweep)
 
