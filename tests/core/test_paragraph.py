@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from qi_core import typeface
-from qi_core.paragraph import fit, line_step, wrap
+from qi_core.paragraph import Align, fit, line_step, wrap
 
 FONT = typeface.SHIPPED
 
@@ -61,3 +61,33 @@ def test_the_largest_size_can_be_bounded() -> None:
     best = fit("Hi", FONT, height=64, width=128, largest=11)
     assert best is not None
     assert best.size == 11
+
+
+def test_spacing_fills_the_height_within_its_bounds() -> None:
+    text = "a few words that need more than one line"
+    tight = fit(text, FONT, height=300, width=96, largest=20, spacing=(1.25, 1.25))
+    loose = fit(text, FONT, height=300, width=96, largest=20, spacing=(1.25, 1.75))
+    assert tight is not None
+    assert loose is not None
+    assert (loose.lines, loose.size) == (tight.lines, tight.size)
+    assert loose.spacing == 1.75  # there is room for more
+    close = fit(text, FONT, height=110, width=96, largest=20, spacing=(1.0, 3.0))
+    assert close is not None
+    step = line_step(close.size, close.spacing)
+    assert close.spacing > 1.0
+    assert step * len(close.lines) + close.size // 2 <= 110 < (step + 1) * len(close.lines) + close.size // 2
+
+
+@pytest.mark.parametrize("align", ["left", "centre", "right"])
+def test_lines_stand_at_their_edge(align: Align) -> None:
+    best = fit("HH HHHHHH", FONT, height=64, width=96, largest=20, align=align)
+    assert best is not None
+    assert best.lines == ("HH", "HHHHHH")
+    upper, lower = (np.flatnonzero(ink.any(axis=0)) for ink in np.vsplit(best.mask(), [32]))
+    off = {
+        "left": upper[0] - lower[0],
+        "centre": upper[0] + upper[-1] - lower[0] - lower[-1],
+        "right": upper[-1] - lower[-1],
+    }
+    assert abs(off[align]) <= 2
+    assert all(abs(distance) > 8 for place, distance in off.items() if place != align)

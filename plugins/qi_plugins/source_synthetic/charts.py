@@ -96,10 +96,10 @@ def _upright(filler: Filler, element: Element, box: Box, path: str, values: _Val
             thick = max(round(0.6 * step), 1)
             filler.sheet.box((left + round(0.2 * step), base - tall, thick, tall), accent)
         points.append(((left + right) / 2 - box[0], base - tall - box[1]))
-        above = (left, round(base - tall - letters), right - left, round(0.95 * letters))
-        filler.write(element, above, path, text=text, align="centre")
         under = (left + 1, base, right - left - 2, round(letters))
         labels.append(filler.write(element, under, f"{path}/label", align="centre"))
+        above = (left, round(base - tall - letters), right - left, round(0.95 * letters))
+        filler.write(element, above, path, text=text, align="centre")
     thick = max(2, filler.short // 130)
     if kind == "line":
         filler.sheet.line(box, points, thick, accent)

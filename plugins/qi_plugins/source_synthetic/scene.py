@@ -92,8 +92,9 @@ class Scenes:
             self._place(dice, canvas, sheet, ground, unit, lamp)
             shown.append(_seen(sheet, size))
         canvas = lamp.shine(dice, canvas)
-        if self.settings.grain:
-            canvas = light.noisy(dice, canvas, self.settings.grain * dice.random())
+        spread = self.settings.grain * dice.random()
+        if spread >= 1:  # less is not seen, and costs as much
+            canvas = light.noisy(dice, canvas, spread)
         return Painted(
             picture=canvas,
             prompt=caption(dice, shown, ground.surface, ground.said, vocabulary.language),
@@ -201,7 +202,7 @@ class Scenes:
             elif ground.surface != "sky":
                 lamp.cast(canvas, outline, (left, top), unit)
             warped = lamp.faced(warped, sheet.view.facing)
-        canvas.paste(warped.convert("RGB"), (left, top), outline)
+        canvas.paste(warped, (left, top), outline)
 
 
 def rooms(dice: Random, kinds: list[str], size: Size) -> list[Room]:

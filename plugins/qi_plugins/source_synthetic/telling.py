@@ -37,11 +37,11 @@ _CHARTS = {
     "pie": ("pie chart", "饼图"),
 }
 _ENGLISH = (
-    "{A} {name} with {ink} text on {ground_a} {ground} ground{accent}.",
+    "{A} {name} in {ink} on {ground_a} {ground} ground{accent}.",
     "{A} {name}, {ink} on {ground}{accent}.",
     "The picture shows {a} {name} on {ground_a} {ground} ground, its text {ink}{accent}.",
 )
-_ACCENT = (" and {accent} accents", " with {accent} accents", "")
+_ACCENT = (" with {accent} accents", "")
 _CHINESE = (
     "一张{name}，{ground}色背景，{ink}色文字{accent}。",
     "{ground}底{ink}字的{name}{accent}。",

@@ -9,7 +9,7 @@ from attrs import field, frozen
 
 from qi_core import QiError
 from qi_core.glyphs import Bytes, Typeset
-from qi_core.paragraph import fit
+from qi_core.paragraph import SPACING, Align, fit
 from qi_core.typeface import characters
 from qi_plugins.source_text.strings import pick
 
@@ -68,13 +68,26 @@ class Paragraphs:
     fonts: tuple[str, ...]
     largest: int
     """Pixels an em; 0: no limit."""
+    spacing: tuple[float, float] = (SPACING, SPACING)
+    """Least and most, in ems."""
+    aligns: tuple[Align, ...] = ("left",)
+    """Each is equally frequent."""
 
     def write(self, text: str, dice: Random) -> Bytes | None:
         fonts = [font for font in self.fonts if characters(font).issuperset(text.replace(" ", ""))]
         if not fonts:
             return None
         font = fonts[pick(dice, len(fonts))]
-        paragraph = fit(text, font, height=self.height, width=self.width, largest=self.largest or self.height)
+        align = self.aligns[pick(dice, len(self.aligns)) if len(self.aligns) > 1 else 0]
+        paragraph = fit(
+            text,
+            font,
+            height=self.height,
+            width=self.width,
+            largest=self.largest or self.height,
+            spacing=self.spacing,
+            align=align,
+        )
         return None if paragraph is None else paragraph.mask()
 
     def able(self, text: str) -> bool:
