@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -91,6 +91,15 @@ class Qwen25VL:
         # A layer: q and o, k and v, their biases, three matrices of the MLP, two norms.
         layer = 2 * width**2 + 2 * width * keys + width + 2 * keys + 3 * width * config["intermediate_size"] + 2 * width
         return Size(width=width, parameters=config["vocab_size"] * width + layers * layer + width, note=note)
+
+    def prompt_tokens(self, prompts: Sequence[str]) -> list[int]:
+        """See ``qi_core.listing.Counting``. By the tokenizer alone."""
+        from qi_plugins.cond_qwen25vl.templates import TEXT_TO_IMAGE
+        from qi_plugins.cond_qwen25vl.weights import read_tokenizer
+
+        tokenizer = read_tokenizer(self.folder("tokenizer"))
+        texts = [TEXT_TO_IMAGE.text(prompt, 0) for prompt in prompts]
+        return [len(ids) - TEXT_TO_IMAGE.drop for ids in tokenizer(texts)["input_ids"]] if texts else []
 
     def folder(self, part: Literal["text_encoder", "tokenizer", "processor"]) -> Path:
         """Where a part of the checkpoint lies. Raises QiError if that is no folder."""

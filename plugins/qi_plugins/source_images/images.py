@@ -14,9 +14,11 @@ from qi_core.place import Place
 
 if TYPE_CHECKING:
     from collections import Counter
+    from collections.abc import Iterator
 
     from qi_core.entries import Entry
     from qi_core.fit import Fit
+    from qi_core.listing import Listing
     from qi_core.skipped import Skip, Skipped
     from qi_core.source import Source
     from qi_plugins.source_images.find import Found
@@ -105,6 +107,25 @@ class Images(Fitting):
         if not found.entries:
             raise self._nothing(found)
         return found.entries
+
+    def entries(self, multiple: int) -> Iterator[Listing]:
+        """See ``qi_core.listing.Listed``."""
+        from pathlib import Path
+
+        from qi_core.listing import Listing, Problem
+        from qi_plugins.source_images.find import find
+        from qi_plugins.source_images.listing import listed
+
+        told: list[Listing] = []
+
+        def skip(key: str, reason: str, detail: str = "") -> None:
+            told.append(Listing(key=key, problems=(Problem(reason=reason, detail=detail),)))
+
+        fit = self.fit(0, multiple)
+        found = find(self.path, self.caption_extension, fit.limits, skip)
+        if not found.entries and not told:
+            raise self._nothing(found)
+        return listed(found, told, Path(self.path).expanduser(), self.caption_extension, fit, self.workers)
 
     def _some_usable(self, noted: list[tuple[Entry, bytes]], fit: Fit, skipped: Skipped) -> bool:
         """Whether there is a usable one among some that lie far apart; if not, they are skipped with their reason."""

@@ -11,7 +11,10 @@ from qi_core.place import Place
 from qi_core.sizes import PILLOWS_OWN_LIMIT, some_ratios
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from qi_core.errors import QiError
+    from qi_core.listing import Listing
     from qi_core.skipped import Skipped
     from qi_core.source import Source
     from qi_plugins.source_pairs.fit import Fit
@@ -98,6 +101,18 @@ class PreferencePairs:
             changed=self.changed,
             workers=self.workers,
         )
+
+    def entries(self, multiple: int) -> Iterator[Listing]:
+        """See ``qi_core.listing.Listed``."""
+        from qi_core.listing import Listing, Problem
+        from qi_plugins.source_pairs.listing import listed
+
+        told: list[Listing] = []
+
+        def skip(key: str, reason: str, detail: str = "") -> None:
+            told.append(Listing(key=key, problems=(Problem(reason=reason, detail=detail),)))
+
+        return listed(self._reading().find(self.path, skip), told, self._fit(multiple), self.workers)
 
     def _reading(self) -> Reading:
         from qi_plugins.source_pairs.rows import Reading

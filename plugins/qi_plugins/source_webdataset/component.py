@@ -11,6 +11,9 @@ from qi_core.fitting import Fitting, own_first
 from qi_core.place import Place
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from qi_core.listing import Listing
     from qi_plugins.source_webdataset.live import WebSource
 
 
@@ -68,3 +71,9 @@ class WebDataset(Fitting):
         from qi_plugins.source_webdataset.live import build
 
         return build(self, place, multiple)
+
+    def entries(self, multiple: int) -> Iterator[Listing]:
+        """See ``qi_core.listing.Listed``."""
+        from qi_plugins.source_webdataset.listing import entries
+
+        return entries(self, multiple)

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from attrs import define, field
 
@@ -23,7 +22,6 @@ from qi_core.source import Ticket
 from qi_plugins.source_webdataset.component import WebDataset
 from qi_plugins.source_webdataset.names import Shard, shards
 from qi_plugins.source_webdataset.shelf import Opened, Shelf
-from qi_plugins.source_webdataset.web import Web, token_of
 from qi_plugins.source_webdataset.windows import Held, Verdict, Windows, settled
 
 
@@ -35,7 +33,6 @@ class WebSource:
     settings: WebDataset
     fit: Fit
     shelf: Shelf
-    web: Web
     windows: Windows
     folder: Path
     """Of the verdicts."""
@@ -239,7 +236,8 @@ class WebSource:
     def close(self) -> None:
         """See ``qi_core.place.Closing``."""
         self.shelf.close()
-        self.web.close()
+        if self._pool is not None:
+            self._pool.shutdown(wait=False)
 
 
 def build(settings: WebDataset, place: Place, multiple: int) -> WebSource:
@@ -247,28 +245,16 @@ def build(settings: WebDataset, place: Place, multiple: int) -> WebSource:
     prepare()
     found = shards(settings.shards)
     fit = settings.fit(place.seed, multiple)
-    web = web_of(settings, found)
     windows = Windows(place.seed, len(found), settings.window)
     return WebSource(
         settings=settings,
         fit=fit,
-        shelf=Shelf(settings, found, web, fit.limits),
-        web=web,
+        shelf=Shelf.of(settings, found),
         windows=windows,
         folder=place.folder / "shards",
         names=_names(found, windows, settings),
         passed=Passed(Skipped(place.folder, "webdataset")),
     )
-
-
-def web_of(settings: WebDataset, found: tuple[Shard, ...]) -> Web:
-    """Raises QiError where the token would go to several servers."""
-    token = token_of(settings.token_env, settings.token_file)
-    hosts = sorted({"{0.scheme}://{0.netloc}".format(urlsplit(shard.place)) for shard in found if shard.remote})
-    if token and len(hosts) != 1:
-        told = f"these would all get it: {', '.join(hosts[:3])}" if hosts else "no shard has an address"
-        raise QiError(f"source.token_env, source.token_file: a token is for one server; {told}; make sources of them")
-    return Web(token=token, timeout=settings.timeout, patience=settings.patience, in_flight=settings.in_flight)
 
 
 def _names(found: tuple[Shard, ...], windows: Windows, settings: WebDataset) -> str:

@@ -7,19 +7,21 @@ import threading
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import blake2b
+from urllib.parse import urlsplit
 
 import numpy as np
 from attrs import frozen
 
 from qi_core import tars
 from qi_core.entries import EXTENSIONS, Entry, Held, Limits
+from qi_core.errors import QiError
 from qi_core.pixels import Unusable
 from qi_plugins.source_webdataset import index as indexes
 from qi_plugins.source_webdataset.access import Access, Cache, Kept, OnDisk, Remote, digest
 from qi_plugins.source_webdataset.component import WebDataset
 from qi_plugins.source_webdataset.index import MOST_BESIDE, Index, Told
 from qi_plugins.source_webdataset.names import Shard
-from qi_plugins.source_webdataset.web import Web
+from qi_plugins.source_webdataset.web import Web, token_of
 
 AT_ONCE = 8
 """Shards that are looked into together."""
@@ -82,14 +84,27 @@ def _spans(members: dict[str, tuple[int, int]]) -> list[tuple[int, int, list[str
 class Shelf:
     """Of all shards of a source. May be asked from any thread."""
 
-    def __init__(self, settings: WebDataset, shards: tuple[Shard, ...], web: Web, limits: Limits) -> None:
+    def __init__(self, settings: WebDataset, shards: tuple[Shard, ...], web: Web) -> None:
         self.shards = shards
-        self._settings, self._web, self._limits = settings, web, limits
+        self._settings, self._web = settings, web
         self._cache = Cache.at(settings.cache, int(settings.keep_gib * 2**30))
         self._lock = threading.Lock()
         self._open: OrderedDict[int, Future[Opened]] = OrderedDict()
         self._room = 2 * settings.window + AT_ONCE
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="qi-shards")
+
+    @staticmethod
+    def of(settings: WebDataset, shards: tuple[Shard, ...]) -> Shelf:
+        """Raises QiError where a token isn't where it should be, or would go to several servers."""
+        token = token_of(settings.token_env, settings.token_file)
+        hosts = sorted({"{0.scheme}://{0.netloc}".format(urlsplit(shard.place)) for shard in shards if shard.remote})
+        if token and len(hosts) != 1:
+            told = f"these would all get it: {', '.join(hosts[:3])}" if hosts else "no shard has an address"
+            raise QiError(
+                f"source.token_env, source.token_file: a token is for one server; {told}; make a source for each"
+            )
+        web = Web(token=token, timeout=settings.timeout, patience=settings.patience, in_flight=settings.in_flight)
+        return Shelf(settings, shards, web)
 
     def begin(self, number: int) -> Future[Opened]:
         """The shard, once it was looked into. One that failed is tried again when it is asked for again."""
@@ -107,6 +122,8 @@ class Shelf:
         return self.begin(number).result()
 
     def close(self) -> None:
+        """Ends what is still going on."""
+        self._web.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _access(self, shard: Shard) -> Access:
