@@ -36,8 +36,9 @@ class Cut:
     accumulate: int = 1
 
     def portions(self, costs: Sequence[int]) -> list[list[int]]:
-        """Of about equal cost, at least one a replica where there are enough samples."""
-        count = max(-(-len(costs) // self.portion), min(self.replicas, len(costs)))
+        """Of about equal cost, equally many for each replica where there are enough samples."""
+        count = max(-(-len(costs) // self.portion), self.replicas)
+        count = min(-(-count // self.replicas) * self.replicas, len(costs))
         return balanced(costs, count)
 
 
