@@ -330,10 +330,15 @@ async def serve(
         app, access_log=None, handler_cancellation=True, auto_decompress=False, shutdown_timeout=FAREWELL
     )
     found: list[str] = []
+    own: tuple[int, int] | None = None
     try:
         await runner.setup()
+        await asyncio.sleep(0)
+        if stop.is_set():  # whoever started this is gone: another one may be listening there for its next run
+            return
         if door.socket is not None:
-            await _listen(web.SockSite(runner, _private(door.socket)), str(door.socket))
+            listening, own = _private(door.socket)
+            await _listen(web.SockSite(runner, listening), str(door.socket))
             found.append(f"unix:{door.socket.absolute()}")
         if door.port is not None:
             tls = door.tls.server() if door.tls else None
@@ -344,10 +349,10 @@ async def serve(
         ready(found)
         await stop.wait()
     finally:
+        if door.socket is not None and own is not None and _identity(door.socket) == own:
+            door.socket.unlink(missing_ok=True)
         await runner.cleanup()
         await orders.close()
-        if door.socket is not None:
-            door.socket.unlink(missing_ok=True)
 
 
 async def _listen(site: web.BaseSite, where: str) -> None:
@@ -357,8 +362,9 @@ async def _listen(site: web.BaseSite, where: str) -> None:
         _cannot_listen(where, error)
 
 
-def _private(path: Path) -> Any:
-    """A listening unix socket that nobody but this user may open. One that a killed producer left is taken over."""
+def _private(path: Path) -> tuple[Any, tuple[int, int] | None]:
+    """A listening unix socket that nobody but this user may open, and its file's identity. The path of one that a
+    killed producer left is taken over."""
     import socket
 
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -371,11 +377,21 @@ def _private(path: Path) -> Any:
         finally:
             os.umask(before)
         made.listen(128)
+        own = _identity(beside)
         beside.rename(path)
     except OSError as error:
         made.close()
         _cannot_listen(str(path), error)
-    return made
+    return made, own
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Of what is there, if anything."""
+    try:
+        told = path.stat()
+    except OSError:
+        return None
+    return told.st_dev, told.st_ino
 
 
 def _cannot_listen(where: str, error: Exception) -> NoReturn:
