@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ import pytest
 from qi_core import QiError
 from qi_core.packing import read
 from qi_core.plane import wire
-from qi_core.plane.server import Caps, Door
+from qi_core.plane.producer import Call, Producer
+from qi_core.plane.server import Caps, Door, Orders, Specs, serve
 from qi_core.plane.workers import Threads
 from qi_core.portions import Order, Portion
 from support.producing import ILL, SPEC, build, definition, ordered, portion_of, serving, told
@@ -167,3 +170,34 @@ def test_a_unix_socket_is_this_users_alone_and_taken_over_from_the_dead(tmp_path
             assert address == f"unix:{path}"
             assert path.stat().st_mode & 0o777 == 0o600
         path.touch()  # what a killed producer leaves
+
+
+def test_a_unix_socket_that_another_producer_took_over_is_left_to_it(tmp_path: Path) -> None:
+    """A trainer that was killed is soon started again, while its old producer still ends."""
+    path = tmp_path / "s"
+    with serving(Door(socket=path)), ExitStack() as old:
+        old.enter_context(serving(Door(socket=path)))
+    assert not path.exists()
+    with ExitStack() as old:
+        old.enter_context(serving(Door(socket=path)))
+        with serving(Door(socket=path)):
+            old.close()
+            caller = Producer(wire.Address.of(f"unix:{path}"), Call()).connect()
+            caller.request("GET", wire.HEALTH)
+            assert caller.getresponse().read()
+            caller.close()
+        assert not path.exists()
+
+
+def test_who_is_told_to_stop_before_it_listens_takes_nothing_over(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    path.write_text("another's")
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        stop.set()
+        orders = Orders(Threads(lambda _: portion_of), Caps())
+        await serve(orders, Specs(str), Door(socket=path), stop=stop)
+
+    asyncio.run(run())
+    assert path.read_text() == "another's"
