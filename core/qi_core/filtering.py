@@ -75,6 +75,8 @@ class Filters:
     def wanted(self, label: str) -> str:
         """The bar of a filter, as messages tell it; empty for one that doesn't say."""
         least, most = bar_of(self.filters[label])
+        if least == most:
+            return f"{least:g}"
         told = [f"at least {least:g}"] if least > -math.inf else []
         told += [f"at most {most:g}"] if most < math.inf else []
         return " and ".join(told)

@@ -138,9 +138,7 @@ def _regular(rows: Bytes, lefts: list[int]) -> NDArray[np.bool_]:
     across = np.abs(np.diff(windows, axis=2)).sum(axis=1, dtype=np.int64).astype(np.float32)  # (windows, 63)
     down = np.abs(np.diff(windows, axis=1)).sum(axis=2, dtype=np.int64).astype(np.float32)
     steps = np.minimum(across.mean(axis=1), down.mean(axis=1)) / WINDOW
-    found: NDArray[np.bool_] = (steps >= FAINT) & (
-        np.minimum(_on_grid(across), _on_grid(down)).max(axis=1) >= REGULAR
-    )
+    found: NDArray[np.bool_] = (steps >= FAINT) & (np.minimum(_on_grid(across), _on_grid(down)).max(axis=1) >= REGULAR)
     return found
 
 

@@ -77,10 +77,14 @@ def of_run(folder: Path) -> Found:
     """Of the folder of a run. Raises QiError if there is no such folder."""
     if not folder.is_dir():
         raise QiError(f"{folder}: no such folder; name the folder of a run, or a manifest that qi data filter wrote")
-    found = Found(what=str(folder), skipped=_skipped(folder / "skipped.jsonl"))
-    data = folder / "data"
+    found, data = Found(what=str(folder)), folder / "data"
     for label, bar in _bars(data / "filters.json").items():
         found.step(label, bar)
+    labels = {step.label for step in found.funnel}
+    # The run's list has what filters refused too, by label: the funnel tells that.
+    found.skipped = [
+        each for each in _skipped(folder / "skipped.jsonl") if each.reason.partition(": ")[0] not in labels
+    ]
     rows = _distinct(sorted(data.glob("judged-*.jsonl")))
     tallies = [told for path in sorted(data.glob("tally-*.json")) if (told := _object(path)) is not None]
     _count(found, rows, one_by_one=True)
