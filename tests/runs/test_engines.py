@@ -1,0 +1,108 @@
+"""The same run by whoever makes its samples: the trainer's threads, processes beside it, producers elsewhere, Ray."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from qi_registry import specs
+from support.small_run import RECIPE, here, losses, qi, start, write_recipe
+
+STEPS = 12
+LOCAL = 'data.engine={name="local", processes=1}'
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    text = RECIPE.replace("steps = 60", f"steps = {STEPS}").replace("save_every = 7", "save_every = 0")
+    return write_recipe(tmp_path_factory.mktemp("recipe"), text.replace("warmup = 5", "warmup = 2"))
+
+
+@pytest.fixture(scope="module")
+def inline(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
+    folder = tmp_path_factory.mktemp("inline") / "run"
+    here("run", recipe, "--folder", folder, "--set", "data.portion=3")
+    return losses(folder)
+
+
+@pytest.fixture(scope="module")
+def producer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """``qi produce`` as users start it on another machine: its address, and the file with its token."""
+    token = tmp_path_factory.mktemp("token") / "token"
+    token.write_text("a-long-secret\n")
+    process = start("produce", "--port", "0", "--token-file", token, "--processes", "1")
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert "(token)" in line, line
+    yield line.split()[0], token
+    process.terminate()
+    assert process.wait(60) == 0
+    process.communicate()
+
+
+def test_with_processes_beside_it(recipe: Path, inline: dict[int, float], tmp_path: Path) -> None:
+    said = qi("run", recipe, "--folder", tmp_path / "run", "--set", LOCAL, "--set", "data.portion=3")
+    assert losses(tmp_path / "run") == inline, said
+    assert not _left(tmp_path / "run"), "its producer has ended with it"
+
+
+def test_with_a_producer_elsewhere(
+    recipe: Path, inline: dict[int, float], producer: tuple[str, Path], tmp_path: Path
+) -> None:
+    """It was started without a recipe, and gets the run's."""
+    address, token = producer
+    engine = f'data.engine={{name="remote", producers=["{address}"], token_file="{token}"}}'
+    here("run", recipe, "--folder", tmp_path / "run", "--set", engine, "--set", "data.portion=3")
+    assert losses(tmp_path / "run") == inline
+
+
+def test_what_goes_wrong_with_a_producer_is_one_line(
+    recipe: Path,
+    producer: tuple[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    address, token = producer
+
+    def said(*words: str | Path) -> str:
+        here("run", *words, code=2)
+        return capsys.readouterr().err.strip()
+
+    wrong = tmp_path / "wrong"
+    wrong.write_text("another-secret")
+    assert "token" in said(recipe, "--folder", tmp_path / "a", "--set", _remote(address, wrong))
+    nobody = 'data.engine={name="remote", producers=["http://127.0.0.1:9"], timeout=0.5}'
+    assert "http://127.0.0.1:9" in said(recipe, "--folder", tmp_path / "b", "--set", nobody)
+    drawn = said("grpo", "--folder", tmp_path / "c", "--set", "init=", "--set", "data.engine=local")
+    assert "draws with the model" in drawn, "and no other process has the model"
+    monkeypatch.setattr(specs, "version", lambda name: "0.0.0")
+    assert "version" in said(recipe, "--folder", tmp_path / "d", "--set", _remote(address, token))
+
+
+@pytest.mark.slow
+def test_with_ray(recipe: Path, inline: dict[int, float], tmp_path: Path) -> None:
+    engine = 'data.engine={name="ray", actors=1, cpus=0.1}'
+    said = qi("run", recipe, "--folder", tmp_path / "run", "--set", engine, "--set", "data.portion=3")
+    assert losses(tmp_path / "run") == inline, said
+    assert (tmp_path / "run" / "producers.token").stat().st_mode & 0o077 == 0
+
+
+def _remote(address: str, token: Path) -> str:
+    return f'data.engine={{name="remote", producers=["{address}"], token_file="{token}"}}'
+
+
+def _left(folder: Path) -> list[str]:
+    """Processes that still know the run's folder."""
+    found: list[str] = []
+    for each in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = each.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if str(folder).encode() in words and each.parent.name != str(os.getpid()):
+            found.append(each.parent.name)
+    return found
