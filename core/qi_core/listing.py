@@ -65,7 +65,7 @@ class Listing:
     references: tuple[Pictured, ...] = ()
     """Pictures to edit, those that can be read."""
     names: tuple[str, ...] = ()
-    """What the files are called: the picture's, then the references'."""
+    """What the files are called, with their folders: the picture's, then the references'."""
     rival: Pictured | None = None
     """Of a pair, the picture that lost."""
     problems: tuple[Problem, ...] = ()
@@ -161,4 +161,5 @@ def side_by_side(work: Callable[[T], U], things: Iterable[T], workers: int) -> I
 
 
 def _name(blob: Blob) -> str:
-    return blob.path.replace("\\", "/").rpartition("/")[2]
+    """With its folder, which may say what it is."""
+    return "/".join(blob.path.replace("\\", "/").split("/")[-2:])

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 VERBS = {
     "annotate": "qi_registry.verbs.data.annotate:Annotate",
+    "balance": "qi_registry.verbs.data.balance:Balance",
+    "duplicates": "qi_registry.verbs.data.duplicates:Duplicates",
     "filter": "qi_registry.verbs.data.filter:Filter",
+    "lint": "qi_registry.verbs.data.lint:Lint",
     "report": "qi_registry.verbs.data.report:Report",
 }
 """Name -> module:class, a ``qi_core.command.Command`` of its own; it imports what it needs in ``run``."""
