@@ -193,10 +193,11 @@ def test_a_target_that_is_its_reference_teaches_nothing(data: Set, capsys: pytes
 
 
 def test_a_winner_that_is_its_loser_is_told(data: Set, capsys: pytest.CaptureFixture[str]) -> None:
+    data.add("good/copy.png", picture(5, 64, 64))
     data.lines(
         [
             {"prompt": "dots", "winner": "good/1.png", "loser": "good/3.png"},
-            {"prompt": "dots", "winner": "good/5.png", "loser": "good/5.png"},
+            {"prompt": "dots", "winner": "good/5.png", "loser": "good/copy.png"},
         ],
         "pairs",
     )
