@@ -6,10 +6,12 @@ that holds it ends, however it ends, it is gone. Shared memory with a name would
 
 from __future__ import annotations
 
+import mmap
 import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterable
+from functools import cached_property
 
 import crc32c
 from attrs import frozen
@@ -30,6 +32,12 @@ class Body:
     """CRC-32C, eight hexadecimal digits."""
     release: Callable[[], None]
     """Lets go of the file."""
+
+    @cached_property
+    def view(self) -> memoryview:
+        """Its bytes, mapped at once and read-only: nothing is copied."""
+        flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+        return memoryview(mmap.mmap(self.fd, self.size, flags=flags, prot=mmap.PROT_READ))
 
     def close(self) -> None:
         self.release()
@@ -114,23 +122,3 @@ def _nameless() -> int:
         return os.memfd_create("qi-portion", os.MFD_CLOEXEC)
     with tempfile.TemporaryFile(prefix="qi-portion-") as file:
         return os.dup(file.fileno())
-
-
-class Reading:
-    """A body as asyncio sends files: with a place of its own, so that two may read it at once."""
-
-    def __init__(self, body: Body) -> None:
-        self._fd, self._at, self._size = body.fd, 0, body.size
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def seek(self, offset: int) -> int:
-        self._at = offset
-        return offset
-
-    def readinto(self, buffer: memoryview) -> int:
-        """Called only where the system can't send a file by itself (TLS)."""
-        count = os.preadv(self._fd, [memoryview(buffer)[: self._size - self._at]], self._at)
-        self._at += count
-        return count

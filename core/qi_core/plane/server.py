@@ -10,6 +10,7 @@ import asyncio
 import hmac
 import os
 import re
+import socket
 import sys
 import traceback
 from collections import OrderedDict
@@ -22,7 +23,7 @@ from attrs import field, frozen, validators
 
 from qi_core.errors import QiError
 from qi_core.plane import wire
-from qi_core.plane.body import Body, Reading
+from qi_core.plane.body import Body
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -38,6 +39,8 @@ SLOWEST_BODY = 60.0
 """Seconds in which a message must have been sent whole."""
 SLOWEST_SEND = 60.0
 """Seconds that a portion may take to be sent, and one more for each MiB: who reads nothing holds memory."""
+TLS_CHUNK = 1 << 18
+"""Bytes that are encrypted at once."""
 FAREWELL = 5.0
 """Seconds that requests have to end in when the server is asked to stop."""
 _SHARD = re.compile(r"[0-9A-Za-z_-][0-9A-Za-z._-]{0,199}")
@@ -261,7 +264,8 @@ async def _read(request: web.Request) -> bytes:
 
 
 async def _send(request: web.Request, body: Body, headers: dict[str, str]) -> web.StreamResponse:
-    """Handed to the system as a file: none of its bytes pass through this process."""
+    """From the body's own pages into the socket. (The system's sendfile costs a third more from such a file: it sends
+    page by page.)"""
     from aiohttp import web
 
     response = web.StreamResponse(headers={wire.CRC: body.crc, "Content-Type": wire.BODY, **headers})
@@ -270,15 +274,27 @@ async def _send(request: web.Request, body: Body, headers: dict[str, str]) -> we
     transport = request.transport
     if transport is None:
         raise ConnectionResetError("the connection is gone")
-    file: Any = Reading(body)
     try:
         async with asyncio.timeout(SLOWEST_SEND + body.size / 2**20):
-            await asyncio.get_running_loop().sendfile(transport, file, 0, body.size)
+            if transport.get_extra_info("sslcontext") is None:
+                await _send_plain(transport, body)
+            else:
+                for start in range(0, body.size, TLS_CHUNK):
+                    await response.write(body.view[start : start + TLS_CHUNK])
             await response.write_eof()
     except BaseException:
         transport.abort()  # nothing else may follow half a body
         raise
     return response
+
+
+async def _send_plain(transport: asyncio.Transport, body: Body) -> None:
+    """Past the transport, which would copy what the socket has no room for at once."""
+    while transport.get_write_buffer_size():  # the headers first
+        await asyncio.sleep(0.001)
+    with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as direct:
+        direct.setblocking(False)
+        await asyncio.get_running_loop().sock_sendall(direct, body.view)
 
 
 def _let_in(request: web.Request, token: str, guarded: bool) -> None:
@@ -365,8 +381,6 @@ async def _listen(site: web.BaseSite, where: str) -> None:
 def _private(path: Path) -> tuple[Any, tuple[int, int] | None]:
     """A listening unix socket that nobody but this user may open, and its file's identity. The path of one that a
     killed producer left is taken over."""
-    import socket
-
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
