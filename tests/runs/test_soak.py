@@ -27,6 +27,7 @@ from support.small_run import RECIPE, environment, losses, steps, wait_for_step,
 SECONDS = float(os.environ.get("QI_SOAK", "0"))
 KILLS = 10 if SECONDS else 2
 """Of each kind."""
+LOCAL, LONG = "data.engine='local'", 600.0
 GOOD, POISON = 40, ("bomb.png", "dark.png", "strip.png", "text.png", "torn.png", "wordless.png")
 BATCH = 6
 RECIPE_OF_FILES = (
@@ -56,8 +57,8 @@ def test_kills_at_random_moments_change_nothing(tmp_path: Path, capsys: pytest.C
     recipe = write_recipe(tmp_path, RECIPE_OF_FILES.format(path=pictures(tmp_path / "data")))
     folder, whole = tmp_path / "soak", tmp_path / "whole"
     killed, last = soak(recipe, folder)
-    run(recipe, folder, "data.engine='local'", f"train.steps={last}").wait()
-    run(recipe, whole, f"train.steps={last}").wait()
+    ends = [run(recipe, folder, LOCAL, f"train.steps={last}"), run(recipe, whole, f"train.steps={last}")]
+    assert [end.wait(LONG) for end in ends] == [0, 0], beside(folder, "log").read_text()
 
     assert losses(folder) == losses(whole)
     assert sorted(losses(folder)) == list(range(1, last + 1))
@@ -66,6 +67,7 @@ def test_kills_at_random_moments_change_nothing(tmp_path: Path, capsys: pytest.C
     seats = [seat for step in sorted(found) for seat in found[step]]
     once_an_epoch(seats)
     assert [listed(each) for each in (folder, whole)] == [sorted(POISON)] * 2
+    assert counted(folder) == counted(whole)
     for name in ("model", "ema", "optimizer"):
         file = f"checkpoints/step-{last:08d}/{name}/{name}.safetensors"
         assert (folder / file).read_bytes() == (whole / file).read_bytes()
@@ -82,33 +84,34 @@ def soak(recipe: Path, folder: Path) -> tuple[dict[str, int], int]:
     victims = ["worker", "server", "trainer"] * KILLS
     chance.shuffle(victims)
     pause = 2 * SECONDS / len(victims)
-    trainer, killed = run(recipe, folder, "data.engine='local'", "train.steps=1000000"), dict.fromkeys(victims, 0)
-    for victim in victims:
-        wait_for_step(trainer, folder, done(folder) + chance.randrange(1, 30))
-        time.sleep(chance.uniform(0.0, pause or 0.5))
-        assert trainer.poll() is None, beside(folder, "log").read_text()
-        os.kill(trainer.pid if victim == "trainer" else one_of(victim, trainer, chance), signal.SIGKILL)
-        killed[victim] += 1
-        if victim == "trainer":
-            trainer.wait()
-            trainer = run(recipe, folder, "data.engine='local'", "train.steps=1000000")
-    wait_for_step(trainer, folder, done(folder) + 20)
-    trainer.kill()
-    trainer.wait()
+    trainer, killed = run(recipe, folder, LOCAL, "train.steps=1000000"), dict.fromkeys(victims, 0)
+    try:
+        for victim in victims:
+            wait_for_step(trainer, folder, done(folder) + chance.randrange(1, 30))
+            time.sleep(chance.uniform(0.0, pause or 0.5))
+            assert trainer.poll() is None, beside(folder, "log").read_text()
+            os.kill(trainer.pid if victim == "trainer" else one_of(victim, trainer, chance), signal.SIGKILL)
+            killed[victim] += 1
+            if victim == "trainer":
+                trainer.wait(LONG)
+                trainer = run(recipe, folder, LOCAL, "train.steps=1000000")
+        wait_for_step(trainer, folder, done(folder) + 20)
+    finally:
+        trainer.kill()
+        trainer.wait(LONG)
     return killed, done(folder) + 30
 
 
 def once_an_epoch(seats: list[Seat]) -> None:
+    """Each entry has one seat in each epoch, and sits there itself unless it is poison."""
     count = GOOD + len(POISON)
     assert len(seats) > 3 * count
     for start in range(0, len(seats) - count + 1, count):
         epoch = seats[start : start + count]
         assert {seat.epoch for seat in epoch} == {start // count}
         assert sorted(seat.number for seat in epoch) == list(range(count))
-        keys = [seat.key for seat in epoch]
-        own = {seat.number: seat.key for seat in epoch if NAMES[seat.number] == seat.key}
-        assert sorted(own.values()) == sorted(set(NAMES) - set(POISON))
-        assert not set(POISON) & set(keys)
+        assert {NAMES[seat.number] for seat in epoch if NAMES[seat.number] != seat.key} == set(POISON)
+        assert not {seat.key for seat in epoch} & set(POISON)
 
 
 NAMES = sorted((*(f"{number:02}.png" for number in range(GOOD)), *POISON))
@@ -178,6 +181,14 @@ def alive(folder: Path) -> Iterator[str]:
     ):
         time.sleep(0.1)
     yield from left
+
+
+def counted(folder: Path) -> dict[str, int]:
+    """What could not be used, by reason, as often as it was met."""
+    records = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1:]]
+    found: dict[str, int] = records[-1]["skipped"]
+    assert len(found) == len(POISON)
+    return found
 
 
 def listed(folder: Path) -> list[str]:
