@@ -94,10 +94,11 @@ class Qwen25VL:
 
     def prompt_tokens(self, prompts: Sequence[str]) -> list[int]:
         """See ``qi_core.listing.Counting``. By the tokenizer alone."""
+        folder = self.folder("tokenizer")
         from qi_plugins.cond_qwen25vl.templates import TEXT_TO_IMAGE
         from qi_plugins.cond_qwen25vl.weights import read_tokenizer
 
-        tokenizer = read_tokenizer(self.folder("tokenizer"))
+        tokenizer = read_tokenizer(folder)
         texts = [TEXT_TO_IMAGE.text(prompt, 0) for prompt in prompts]
         return [len(ids) - TEXT_TO_IMAGE.drop for ids in tokenizer(texts)["input_ids"]] if texts else []
 

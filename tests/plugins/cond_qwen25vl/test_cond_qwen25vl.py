@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from qi_core import Place, QiError
+from qi_core.listing import Counting
 from qi_plugins.cond_qwen25vl.component import Qwen25VL
 from support.tiny_qwen import EDIT as EDIT_TEXT
 from support.tiny_qwen import TEXT_TO_IMAGE as DRAW_TEXT
@@ -247,6 +248,15 @@ def test_a_long_prompt_is_cut_as_the_pipeline_does_and_told(checkpoint: Path, ca
 
 
 # What is not computed
+
+
+def test_prompts_are_counted_as_they_are_encoded_and_without_weights(checkpoint: Path, conditioner: Any) -> None:
+    prompts = ["a cat", "", "two cats and a dog on a mat"]
+    lengths = conditioner.encode(prompts).lengths
+    settings = Qwen25VL(tokenizer=checkpoint / "tokenizer")  # no text encoder
+    assert isinstance(settings, Counting)
+    assert settings.prompt_tokens(prompts) == list(lengths)
+    assert settings.prompt_tokens([]) == []
 
 
 def test_there_is_no_head_and_the_vision_tower_waits_for_a_picture(checkpoint: Path, tmp_path: Path) -> None:
