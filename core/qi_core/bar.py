@@ -38,9 +38,14 @@ class Bar:
         return self.above if value > self.most else ""
 
 
-def or_none(most: float) -> float:
-    """A limit of which 0 says that there is none."""
-    return most or math.inf
+def or_none(most: float, none: float = 0.0) -> float:
+    """An upper limit of which ``none`` says that there is none."""
+    return math.inf if most == none else most
+
+
+def above_none(least: float) -> float:
+    """A lower limit of which 0 says that there is none."""
+    return least or -math.inf
 
 
 def in_order(instance: Any, attribute: Attribute[Any], value: float) -> None:

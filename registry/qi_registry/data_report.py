@@ -16,7 +16,7 @@ BINS = 48
 WIDTH, HEIGHT = 560, 150
 """Of a histogram, in units of its drawing."""
 SKEWED = 30.0
-"""From where the value that 99 % stay below, by the median, is shown on a scale of powers."""
+"""From where the value that 99 % stay below, by the median (or 1, if that is more), asks for a scale of powers."""
 
 
 @frozen(kw_only=True)
@@ -63,7 +63,7 @@ def histogram(step: Step) -> Histogram | None:
     if not values:
         return None
     bounds = [bound for bound in (step.least, step.most) if bound is not None]
-    skewed = values[0] >= 0 and _at(values, 0.99) > SKEWED * max(_at(values, 0.5), 1e-9)
+    skewed = values[0] >= 0 and _at(values, 0.99) > SKEWED * max(_at(values, 0.5), 1.0)
     low, high = min(values[0], *bounds, *values[:1]), max(values[-1], *bounds, *values[:1])
     place = _scale(low, high, skewed)
     counts = [0] * BINS

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import Attribute, field, frozen, validators
 
-from qi_core.bar import Bar, in_order, or_none
+from qi_core.bar import Bar, above_none, in_order, or_none
 from qi_core.errors import QiError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class TokenLength:
         count = self.counter()
         return Bar(
             measuring=lambda sample: float(count(sample.prompt)),
-            least=self.least,
+            least=above_none(self.least),
             most=or_none(self.most),
             below="caption too short",
             above="caption too long",
@@ -88,8 +88,6 @@ class InvalidCaption:
 
 class Invalid:
     """A live ``invalid-caption``."""
-
-    least, most = 0.0, 0.0
 
     def __init__(self, faults: tuple[str, ...]) -> None:
         self._faults = faults

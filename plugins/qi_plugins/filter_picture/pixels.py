@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from attrs import field, frozen, validators
 
-from qi_core.bar import Bar, in_order, or_none
+from qi_core.bar import Bar, above_none, in_order, or_none
 
 if TYPE_CHECKING:
     from qi_core import Filter, Place, Sample
@@ -35,7 +35,11 @@ class Clarity:
             return clarity(luma(sample.image))
 
         return Bar(
-            measuring=measured, least=self.least, most=or_none(self.most), below="not clear", above="too much grain"
+            measuring=measured,
+            least=above_none(self.least),
+            most=or_none(self.most),
+            below="not clear",
+            above="too much grain",
         )
 
 
@@ -54,7 +58,13 @@ class Luma:
 
             return average(picture(sample.image).convert("L").histogram())
 
-        return Bar(measuring=measured, least=self.least, most=self.most, below="too dark", above="too bright")
+        return Bar(
+            measuring=measured,
+            least=above_none(self.least),
+            most=or_none(self.most, 1),
+            below="too dark",
+            above="too bright",
+        )
 
 
 @frozen(kw_only=True)
@@ -75,7 +85,13 @@ class Saturation:
 
             return saturation(picture(sample.image))
 
-        return Bar(measuring=measured, least=self.least, most=self.most, below="too pale", above="too colourful")
+        return Bar(
+            measuring=measured,
+            least=above_none(self.least),
+            most=or_none(self.most, 1),
+            below="too pale",
+            above="too colourful",
+        )
 
 
 @frozen(kw_only=True)
@@ -96,7 +112,13 @@ class Entropy:
 
             return entropy(picture(sample.image).convert("L").histogram())
 
-        return Bar(measuring=measured, least=self.least, most=self.most, below="not detailed", above="too detailed")
+        return Bar(
+            measuring=measured,
+            least=above_none(self.least),
+            most=or_none(self.most, 8),
+            below="not detailed",
+            above="too detailed",
+        )
 
 
 @frozen(kw_only=True)
@@ -117,7 +139,13 @@ class Texture:
 
             return texture(luma(sample.image))
 
-        return Bar(measuring=measured, least=self.least, most=self.most, below="no texture", above="all texture")
+        return Bar(
+            measuring=measured,
+            least=above_none(self.least),
+            most=or_none(self.most, 1),
+            below="no texture",
+            above="all texture",
+        )
 
 
 @frozen(kw_only=True)
@@ -137,7 +165,7 @@ class Mosaic:
 
             return mosaic(luma(sample.image))
 
-        return Bar(measuring=measured, most=self.most, above="mosaic")
+        return Bar(measuring=measured, most=or_none(self.most, 1), above="mosaic")
 
 
 @frozen(kw_only=True)
@@ -157,4 +185,4 @@ class Blur:
 
             return blur(luma(sample.image))
 
-        return Bar(measuring=measured, most=self.most, above="blurred")
+        return Bar(measuring=measured, most=or_none(self.most, 1), above="blurred")

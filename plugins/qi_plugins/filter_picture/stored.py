@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from attrs import field, frozen, validators
 
-from qi_core.bar import NOTHING, Bar, in_order, or_none
+from qi_core.bar import NOTHING, Bar, above_none, in_order, or_none
 
 if TYPE_CHECKING:
     from qi_core import Filter, Place, Sample
@@ -28,7 +28,7 @@ class FileSize:
     def build(self, place: Place) -> Filter:
         return Bar(
             measuring=lambda sample: float(sample.origin.bytes) if sample.origin else NOTHING,
-            least=self.least,
+            least=above_none(self.least),
             most=or_none(self.most),
             below="file too small",
             above="file too large",
@@ -52,7 +52,7 @@ class Resolution:
     def build(self, place: Place) -> Filter:
         return Bar(
             measuring=self.side,
-            least=self.least,
+            least=above_none(self.least),
             most=or_none(self.most),
             below="resolution too low",
             above="resolution too high",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from attrs import field, frozen, validators
 
-from qi_core.bar import NOTHING, Bar, in_order, or_none
+from qi_core.bar import NOTHING, Bar, above_none, in_order, or_none
 
 if TYPE_CHECKING:
     from qi_core import Filter, Place, Sample
@@ -57,7 +57,13 @@ class TextDensity(Reading):
             taken = sum(line.area for line in self.sure(readers.lines(sample.image)))
             return min(taken / (height * width), 1.0)
 
-        return Bar(measuring=density, least=self.least, most=self.most, below="too little text", above="too much text")
+        return Bar(
+            measuring=density,
+            least=above_none(self.least),
+            most=or_none(self.most, 1),
+            below="too little text",
+            above="too much text",
+        )
 
 
 @frozen(kw_only=True)
@@ -90,5 +96,9 @@ class SmallText(Reading):
             return NOTHING
 
         return Bar(
-            measuring=smallest, least=self.least, most=or_none(self.most), below="text too small", above="no small text"
+            measuring=smallest,
+            least=above_none(self.least),
+            most=or_none(self.most),
+            below="text too small",
+            above="no small text",
         )
