@@ -10,6 +10,7 @@ from attrs import Attribute, field, frozen, validators
 
 from qi_core import Pairs, Samples
 from qi_core.colours import NAMED, contrast
+from qi_core.paragraph import SPACING, Align
 from qi_core.typeface import SHIPPED
 
 if TYPE_CHECKING:
@@ -28,6 +29,16 @@ def _named(instance: RenderedText, attribute: Attribute[tuple[str, ...]], value:
 def _ordered(instance: RenderedText, attribute: Attribute[tuple[int, int]], value: tuple[int, int]) -> None:
     if not 1 <= value[0] <= value[1]:
         raise ValueError(f"'{attribute.name}' is {list(value)}; wanted [fewest, most] with 1 <= fewest <= most")
+
+
+def _aligned(_: object, attribute: Attribute[tuple[Align, ...]], value: tuple[Align, ...]) -> None:
+    if not value or set(value) - {"left", "centre", "right"}:
+        raise ValueError(f"'{attribute.name}' is {list(value)}; wanted some of left, centre, right")
+
+
+def _spaced(_: object, attribute: Attribute[tuple[float, float]], value: tuple[float, float]) -> None:
+    if not 1 <= value[0] <= value[1] <= 4:
+        raise ValueError(f"'{attribute.name}' is {list(value)}; wanted [least, most] with 1 <= least <= most <= 4")
 
 
 def _quoting(instance: RenderedText, attribute: Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
@@ -123,6 +134,11 @@ class RenderedText:
     """Pixels from one character to the next in a word; 0: the width divided by the longest word."""
     align: Literal["centre", "left"] = "centre"
     """Where a word stands."""
+    aligns: tuple[Align, ...] = field(default=("left",), validator=_aligned)
+    """How the lines of a paragraph stand: left, centre, right; each is equally frequent."""
+    spacing: tuple[float, float] = field(default=(SPACING, SPACING), validator=_spaced)
+    """Least and most of a paragraph, from line to line in ems. Letters are as large as the least allows; what is left
+    of the height then opens the lines up to the most."""
     jitter: int = field(default=0, validator=validators.ge(0))
     """A word stands off its place by up to so many pixels to each side."""
     templates: tuple[str, ...] = field(default=(), validator=_quoting)

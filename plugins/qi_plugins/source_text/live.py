@@ -17,12 +17,10 @@ from qi_core.colours import CHINESE, NAMED
 from qi_core.drawing import Passed, drawn
 from qi_core.glyphs import Bytes, Typeset
 from qi_core.pixels import Unusable
-from qi_plugins.source_text.component import RenderedText
-from qi_plugins.source_text.strings import (
+from qi_core.strings import (
     Lines,
     RandomStrings,
     Strings,
-    confused,
     frequent,
     is_chinese,
     is_held_out,
@@ -30,6 +28,8 @@ from qi_plugins.source_text.strings import (
     read_lines,
     usable,
 )
+from qi_plugins.source_text.component import RenderedText
+from qi_plugins.source_text.confusing import confused
 from qi_plugins.source_text.writers import Paragraphs, Words, Writer
 
 WORD = ('the word "{text}" in {foreground} on {background}',)
@@ -153,7 +153,7 @@ def build(settings: RenderedText, seed: int, multiple: int) -> TextSource:
             f"of {multiple} (the autoencoder's scale)"
         )
     skipped: Counter[str] = Counter()
-    fonts = _fonts(settings)
+    fonts = typeface.spelt_out(settings.fonts)
     source = (_of_random if settings.text is None else _of_lines)(settings, seed, fonts, skipped)
     for group in settings.look_alikes:
         if not source.writer.able(group):
@@ -200,7 +200,14 @@ def _of_lines(settings: RenderedText, seed: int, fonts: Sequence[str], skipped: 
         )
     writer: Writer
     if settings.layout == "paragraph":
-        writer = Paragraphs(height=settings.height, width=settings.width, fonts=tuple(fonts), largest=settings.size)
+        writer = Paragraphs(
+            height=settings.height,
+            width=settings.width,
+            fonts=tuple(fonts),
+            largest=settings.size,
+            spacing=settings.spacing,
+            aligns=settings.aligns,
+        )
     else:
         seen = "".join(dict.fromkeys("".join(lines)))
         coverages = [(font, "".join(c for c in seen if c == " " or typeface.covers(font, c))) for font in fonts]
@@ -229,19 +236,6 @@ def _words(settings: RenderedText, faces: Sequence[tuple[str, str]]) -> Words:
             for font, characters in faces
         )
     )
-
-
-def _fonts(settings: RenderedText) -> tuple[str, ...]:
-    """The fonts named, "system" spelt out."""
-    named: dict[str, None] = {}
-    for font in settings.fonts:
-        if font == "system":
-            named.update(dict.fromkeys(str(path) for path in typeface.found().values()))
-        else:
-            named[str(typeface.locate(font)) if font != typeface.SHIPPED else font] = None
-    if not named:
-        raise QiError(f"rendered-text: fonts {list(settings.fonts)}: none found; name {typeface.SHIPPED!r} or a file")
-    return tuple(named)
 
 
 @lru_cache(maxsize=1024)

@@ -11,10 +11,11 @@ from attrs import define, field
 from qi_core import Pair, Pairs, Ticket
 from qi_core.drawing import Passed, drawn
 from qi_core.pixels import Unusable
+from qi_core.strings import pick
 from qi_plugins.source_text.component import RenderedPairs
+from qi_plugins.source_text.confusing import confused
 from qi_plugins.source_text.live import TextSource
 from qi_plugins.source_text.live import build as build_text
-from qi_plugins.source_text.strings import confused, pick
 
 
 @define(kw_only=True, eq=False)

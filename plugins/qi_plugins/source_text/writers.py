@@ -10,8 +10,8 @@ from attrs import field, frozen
 from qi_core import QiError
 from qi_core.glyphs import Bytes, Typeset
 from qi_core.paragraph import SPACING, Align, fit
+from qi_core.strings import pick
 from qi_core.typeface import characters
-from qi_plugins.source_text.strings import pick
 
 
 class Writer(Protocol):

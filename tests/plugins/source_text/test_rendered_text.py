@@ -16,9 +16,9 @@ from qi_core import Place, QiError, typeface
 from qi_core.colours import NAMED, contrast
 from qi_core.drawing import made
 from qi_core.glyphs import Legible, Reader
+from qi_core.strings import frequent, is_held_out
 from qi_plugins.source_text.component import RenderedPairs, RenderedText
 from qi_plugins.source_text.live import TextSource
-from qi_plugins.source_text.strings import frequent, is_held_out
 
 ALL = tuple(NAMED)
 
@@ -297,3 +297,24 @@ def test_a_pair_is_one_string_right_and_with_a_look_alike_in_it(tmp_path: Path) 
     assert source.report()["holds no character that has a look-alike"] > 0
     with pytest.raises(ValueError, match="must name look_alikes"):
         RenderedPairs(text=RenderedText())
+
+
+def test_paragraphs_are_set_in_every_way_that_is_asked_for(tmp_path: Path) -> None:
+    texts = lines(tmp_path, "a line that is long, and one")
+    common: dict[str, Any] = {"text": texts, "layout": "paragraph", "height": 96, "width": 96, "held_out": 0.0}
+    plain = {sample.image.numpy().tobytes() for sample in build(**common).draw(12)}
+    assert len(plain) == 1
+    aligned = build(**common, aligns=("left", "centre", "right")).draw(12)
+    assert len({sample.image.numpy().tobytes() for sample in aligned}) == 3
+    spread = build(**common, size=12, spacing=(1.25, 2.5)).draw(1).items[0].image
+    tight = build(**common, size=12).draw(1).items[0].image
+    assert inked_rows(spread) > inked_rows(tight)
+    for wrong in ({"aligns": ("middle",)}, {"aligns": ()}, {"spacing": (2.0, 1.5)}, {"spacing": (0.5, 1.5)}):
+        with pytest.raises(ValueError, match="wanted"):
+            RenderedText(**wrong)
+
+
+def inked_rows(image: torch.Tensor) -> int:
+    """From the first to the last row with any ink."""
+    rows = image.sum(dim=(0, 2)).nonzero()
+    return int(rows[-1] - rows[0])
