@@ -22,6 +22,10 @@ Field = Callable[[Random, int, int, int], Any]
 """(dice, height, width, unit): ``unit`` is a length in pixels that goes with the picture."""
 
 
+_LARGE = 64
+"""Units from which on a field is computed at half the size."""
+
+
 @frozen(kw_only=True)
 class Surface:
     """A material and what it is called."""
@@ -38,7 +42,12 @@ class Surface:
     def picture(self, dice: Random, height: int, width: int, unit: int, colour: RGB | None = None) -> Any:
         """RGB. ``colour``: in the place of one of its own."""
         colour = colour or self.colours[pick(dice, len(self.colours))]
-        field = self.field(dice, height, width, unit)
+        if unit >= _LARGE:  # materials are soft where pictures are that large, and this takes half the time
+            field = self.field(dice, -(-height // 2), -(-width // 2), unit // 2).resize(
+                (width, height), Image.Resampling.BILINEAR
+            )
+        else:
+            field = self.field(dice, height, width, unit)
         field.putpalette(_palette(colour, round(self.depth * 100)))
         return field.convert("RGB")
 

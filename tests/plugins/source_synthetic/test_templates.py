@@ -92,6 +92,15 @@ def test_what_is_alike_has_letters_of_one_size_and_cells_keep_the_format_of_thei
             assert any(all(re.fullmatch(form, cell) for cell in column) for form in formats)
 
 
+def test_the_template_of_the_documentation_is_drawn(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "synthesis.md").read_text(encoding="utf-8")
+    (block,) = (block for block in re.findall(r"```toml\n(.*?)```", text, re.DOTALL) if "[[elements]]" in block)
+    source = build(tmp_path, folder=own(tmp_path / "own", block), shipped=False, ratios=("16:9",))
+    for sample in source.draw(6):
+        assert re.search(r"(stops|车站)[:：]", sample.prompt)
+    assert source.report() == {}
+
+
 def test_what_is_held_out_is_never_drawn_for_training(tmp_path: Path) -> None:
     for sample in build(tmp_path, held_out=0.3).draw(30):
         assert not any(is_held_out(part, 0.3) for part in {*sample.text.split("\n"), *sample.text.split()})
