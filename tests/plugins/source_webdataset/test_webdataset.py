@@ -465,6 +465,57 @@ def test_a_token_goes_to_its_server_alone(tmp_path: Path, place: Place, monkeypa
     assert "s3cret" not in "".join(path.read_text(errors="replace") for path in tmp_path.rglob("*") if path.is_file())
 
 
+def test_a_token_is_not_sent_on_to_where_a_server_sends_us(
+    tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As hosts of data sets do, whose files lie elsewhere."""
+    folder = write(tmp_path / "data", 2)
+    monkeypatch.setenv("SHARDS", "s3cret")
+    told: list[tuple[str, str]] = []
+    store = Server(folder)
+
+    async def there(request: web.Request) -> web.StreamResponse:
+        told.append(("store", request.headers.get("Authorization", "")))
+        return await store.answer(request)
+
+    async def here(request: web.Request) -> web.StreamResponse:
+        told.append(("front", request.headers.get("Authorization", "")))
+        raise web.HTTPFound(f"{elsewhere}/{request.match_info['name']}")
+
+    front, back = web.Application(), web.Application()
+    front.router.add_get("/{name:.*}", here)
+    back.router.add_get("/{name:.*}", there)
+    with listening(back) as elsewhere, listening(front) as url:
+        component = settings(tmp_path, f"{url}/s-{{000..001}}.tar", token_env="SHARDS")
+        assert len(drawn(component, place, 10)) == 10
+    assert set(told) == {("front", "Bearer s3cret"), ("store", "")}
+
+
+@pytest.mark.parametrize(
+    ("told", "body", "wanted"),
+    [
+        ("bytes 512-1023/99999", 512, "another part than was asked for"),
+        ("bytes 0-511/99999", 511, "cut off|broken one"),
+        ("bytes 0-511/99999", 9000, "more bytes than were asked for"),
+        ("rubbish", 512, "another part than was asked for"),
+    ],
+)
+def test_a_server_that_lies_is_not_believed(told: str, body: int, wanted: str, tmp_path: Path, place: Place) -> None:
+    async def lie(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(status=206, headers={"Content-Range": told})
+        answer.enable_chunked_encoding()
+        await answer.prepare(request)
+        await answer.write(bytes(body))
+        await answer.write_eof()
+        return answer
+
+    app = web.Application()
+    app.router.add_get("/{name:.*}", lie)
+    lost = pytest.raises(QiError, match=f"1 of 1 shards are lost.*({wanted})")
+    with listening(app) as url, built(settings(tmp_path, f"{url}/a.tar", patience=0.5), place) as source, lost:
+        source.plan(1)
+
+
 @pytest.mark.parametrize(
     ("shards", "wanted"),
     [
