@@ -59,7 +59,7 @@ with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as lines:
         spacing=(1.15, 1.8),
         held_out=0.0,
     )
-    saved(sheet(pure, 3, 1, 150), "synthesis-pure.png")
+    saved(sheet(pure, 3, 2, 150), "synthesis-pure.png")
 saved(sheet(ComposedText(side=512), 4, 2, 210), "synthesis-composed.png")
 saved(sheet(Templates(side=640, ratios=("16:9",)), 3, 2, 180), "synthesis-slides.png")
 saved(sheet(Templates(side=640, ratios=("9:16",)), 6, 1, 300), "synthesis-screens.png")
