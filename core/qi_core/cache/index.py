@@ -174,14 +174,14 @@ class Run:
                 if own["high"][at] != high:
                     break
                 if own["low"][at] == low:
-                    entry = self._entry(own[at])
+                    entry = self.entry(own[at])
                     if entry is not None:
                         found[i].append(entry)
                 at += 1
         return found
 
-    def _entry(self, row: Any) -> Entry | None:
-        """None for a row that is damaged: what it names is then encoded again."""
+    def entry(self, row: Any) -> Entry | None:
+        """A row in words; None for one that is damaged: what it names is then encoded again."""
         from crc32c import crc32c
 
         if crc32c(row.tobytes()[:CHECKED]) != int(row["check"]) or int(row["shard"]) >= len(self.shards):

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from qi_core.cache.ledger import Ledger
+from qi_core.cache.ledger import FRESH, Ledger
 from qi_core.cache.manifest import Form
 from qi_core.cache.settings import CacheSettings
 from qi_core.cache.shards import DATA, INDEX, Writer, place
@@ -35,6 +35,7 @@ class Storing:
         self._finishing: dict[Writer, Future[None]] = {}
         self._used: dict[str, float] = {}
         self._stopped = False
+        self._others, self._measured = 0, -FRESH
 
     def pending(self, id: bytes) -> Writer | None:
         """Where it is while its shard isn't published."""
@@ -182,9 +183,14 @@ class Storing:
         return self._taken() + more <= quota
 
     def _taken(self) -> int:
-        """Bytes of published shards, and of those that this process is writing."""
-        own = sum(writer.size for writer in (*self._writers.values(), *self._finishing))
-        return own + self._ledger.manifest.bytes
+        """Bytes of published shards, and of those that are being written, by this process and, as they were a moment
+        ago, by others."""
+        own = [*self._writers.values(), *self._finishing]
+        now = time.monotonic()
+        if now > self._measured + FRESH:
+            self._measured = now
+            self._others = _written(self._ledger.making, {writer.path.name for writer in own})
+        return sum(writer.size for writer in own) + self._others + self._ledger.manifest.bytes
 
     def _evict(self, limit: int) -> None:
         """Take away the shards that were not read for longest, until no more than ``limit`` bytes are left."""
@@ -201,6 +207,16 @@ class Storing:
                 ledger.manifest.refresh()
                 ledger.reader.drop(name)
                 ledger.counts["shards evicted"] += 1
+
+
+def _written(folder: Path, but: set[str]) -> int:
+    """Bytes of the shards in the making, other than some."""
+    total = 0
+    with suppress(OSError):
+        for entry in os.scandir(folder):
+            with suppress(OSError):  # published just now
+                total += 0 if entry.name in but else entry.stat().st_size
+    return total
 
 
 def _last_used(path: Path) -> float:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
 import re
 import resource
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -289,6 +291,26 @@ def test_at_the_quota_storing_stops_or_the_shards_leave_that_were_not_read_for_l
     fill(shelf, range(70, 80))  # what has left can come again
     assert held(shelf, range(70, 80)) == set(range(70, 80))
     shelf.close()
+
+
+def test_many_threads_store_read_and_evict_at_once(tmp_path: Path) -> None:
+    shelf = shelf_at(tmp_path, shard_bytes=SMALL, quota=4 * SMALL, full="evict", publish_seconds=0.02)
+    until = time.monotonic() + 0.7
+
+    def work(seed: int) -> int:
+        dice, rounds = random.Random(seed), 0
+        while time.monotonic() < until or rounds < 3:
+            start, rounds = dice.randrange(1000), rounds + 1
+            have = held(shelf, range(start, start + 16))  # what is read is what was stored, or nothing
+            for number in set(range(start, start + 16)) - have:
+                fill(shelf, range(number, number + 1))
+        return rounds
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(4), timeout=60))
+    shelf.close()
+    assert shelf.stats()["shards evicted"]
+    assert not list((tmp_path / "writing").glob("*"))
 
 
 def test_why_there_is_nothing_to_read_is_kept(tmp_path: Path) -> None:

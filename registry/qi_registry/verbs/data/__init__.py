@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 VERBS = {
     "annotate": "qi_registry.verbs.data.annotate:Annotate",
     "balance": "qi_registry.verbs.data.balance:Balance",
+    "cache": "qi_registry.verbs.data.cache:Cache",
     "duplicates": "qi_registry.verbs.data.duplicates:Duplicates",
     "filter": "qi_registry.verbs.data.filter:Filter",
     "lint": "qi_registry.verbs.data.lint:Lint",

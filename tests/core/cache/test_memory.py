@@ -1,0 +1,81 @@
+"""Later epochs don't open files again, and train on the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from support.small_run import here, losses, steps
+
+RECIPE = """
+conditioner = "characters"
+objective = "flow-matching"
+tracker = ["jsonl"]
+[source]
+name = "images"
+path = "PICTURES"
+side = 16
+ratios = ["1:1"]
+[autoencoder]
+name = "patchify"
+patch = 8
+[denoiser]
+name = "mmdit"
+layers = 2
+heads = 2
+head_dim = 16
+axes_dims_rope = [4, 6, 6]
+[optimizer]
+name = "adamw"
+warmup = 2
+[parallel]
+name = "single"
+device = "cpu"
+[train]
+steps = 9
+batch = 3
+prefetch = 0
+[data]
+portion = 2
+[data.cache]
+path = "CACHE"
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for n in range(9):
+        Image.effect_noise((24, 24), 60 + n).convert("RGB").save(pictures / f"{n}.png")
+        (pictures / f"{n}.txt").write_text(f"noise {n}")
+    path = tmp_path / "recipe.toml"
+    text = RECIPE.replace("PICTURES", str(pictures)).replace("CACHE", str(tmp_path / "cache"))
+    path.write_text(text)
+    return path
+
+
+def test_who_is_remembered_is_not_opened(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from qi_core.fit import Fit
+
+    made: list[str] = []
+    make = Fit.make
+
+    def noted(self: Fit, entry: object, epoch: int) -> object:
+        made.append(entry.key)  # type: ignore[attr-defined]
+        return make(self, entry, epoch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Fit, "make", noted)
+    here("run", recipe, "--folder", tmp_path / "a")
+    assert sorted(made) == sorted(f"{n}.png" for n in range(9)), "three epochs, each picture once"
+    made.clear()
+    here("run", recipe, "--folder", tmp_path / "b")
+    assert made == [], "nor by the next run"
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    assert len(steps(tmp_path / "b")) == 9
+    touched = tmp_path / "pictures" / "4.png"
+    Image.effect_noise((24, 24), 10).convert("RGB").save(touched)
+    here("run", recipe, "--folder", tmp_path / "c")
+    assert made == ["4.png"], "its file is another"
