@@ -182,6 +182,8 @@ class Sample:
     """Where it stands in a hierarchy of categories (``people/portrait``), where the source knows it."""
     origin: Origin | None = None
     """What it was before; None for pictures that were made just now."""
+    latents: Latents | None = None
+    """The picture as the autoencoder gives it, where that is known already; ``image`` may then have no pixels."""
 
 
 @runtime_checkable

@@ -10,7 +10,7 @@ from attrs import frozen
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from qi_core.data import Condition, Grid, Latents
+    from qi_core.data import Condition, Grid, Latents, Sample
     from qi_core.place import Closing
 
 
@@ -71,6 +71,17 @@ class Encoders:
         """See ``Closing``."""
         if self.cache is not None:
             self.cache.close()
+
+    def latents(self, samples: Sequence[Sample]) -> Latents:
+        """Of their pictures; those that are not known already are encoded in one call."""
+        from qi_core.data import Latents
+
+        unknown = [each.image for each in samples if each.latents is None]
+        if len(unknown) == len(samples):
+            return self.autoencoder.encode(unknown)
+        fresh = iter(self.autoencoder.encode(unknown).split() if unknown else ())
+        parts = [next(fresh) if each.latents is None else each.latents for each in samples]
+        return Latents.cat([part.to(parts[0].tokens.device) for part in parts])
 
     def condition(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> Condition:
         """Prompts and reference pictures (uint8) -> the whole condition: text tokens and clean reference latents."""

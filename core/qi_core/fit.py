@@ -7,7 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from qi_core.blob import Blob, opened
 from qi_core.data import Origin, Sample
@@ -18,6 +18,10 @@ from qi_core.sizes import Size, crop_box, nearest, own_size, scale
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+_CONTROL = dict.fromkeys(each for each in (*range(32), *range(127, 160)) if each not in b"\t\n\r")
+"""Characters that mean something to terminals and nothing to readers: captions are shown on screens too."""
 
 
 @frozen(kw_only=True)
@@ -75,6 +79,15 @@ class Fit:
         """About how many pixels the sample has: of one area are all buckets."""
         return self.buckets[0].height * self.buckets[0].width + len(entry.references) * self.reference_area
 
+    def named(self, entry: Entry, epoch: int) -> bytes | None:
+        """Stands for everything that decides the sample; see ``qi_core.source.Named``."""
+        parts = [entry.image, *([entry.caption] if isinstance(entry.caption, Blob) else [])]
+        if entry.references or any(blob.stamp == -1 for blob in parts):
+            return None
+        varies = self.random_crop or self.flip or entry.texts
+        told = (entry, self, epoch) if varies else (entry, evolve(self, seed=0))
+        return hashlib.blake2b(repr(told).encode("utf-8", "surrogatepass"), digest_size=20).digest()
+
     def make(self, entry: Entry, epoch: int) -> Sample:
         """The sample as it is in this epoch. Raises Unusable."""
         flip = self.flip and self._roll(epoch, entry.key, "flip") < 0.5
@@ -124,6 +137,7 @@ class Fit:
             raise Unusable("caption is not UTF-8", str(error)) from error
         if length > most:
             raise Unusable("caption too long", f"{length} bytes, {most} allowed")
+        text = text.translate(_CONTROL)
         if not text.strip() and self.captions == "require":
             raise Unusable("caption missing", "" if caption is None else "empty")
         return text.strip()

@@ -11,11 +11,11 @@ from attrs import evolve, field, frozen
 
 from qi_core.data import Batch
 from qi_core.dice import Dice
-from qi_core.drawing import all_made, made
+from qi_core.drawing import Made, all_made, made
 from qi_core.errors import QiError
 from qi_core.pixels import Unusable
 from qi_core.portions import Lost, Order, Portion
-from qi_core.source import Planned
+from qi_core.source import Named, Planned, Ticket
 
 if TYPE_CHECKING:
     from qi_core.encoder import Encoders
@@ -57,6 +57,18 @@ class Encodes(Protocol):
         ...
 
 
+class Remembers(Protocol):
+    """See ``qi_core.cache.memory.Memory``."""
+
+    def recall(self, names: Sequence[bytes | None]) -> Sequence[Any]:
+        """Samples; None for those that have to be made."""
+        ...
+
+    def learn(self, name: bytes | None, sample: Any) -> None:
+        """A sample that was made."""
+        ...
+
+
 @frozen(kw_only=True, eq=False)
 class Maker:
     """Makes what is ordered. The same answer to the same order wherever it is carried out."""
@@ -69,12 +81,29 @@ class Maker:
     encoders: Encoders | None = None
     strategy: Strategy | None = field(default=None)
     """Whose device and precision encoders compute in."""
+    memory: Remembers | None = None
+    """Of samples that need not be made again."""
 
     def make(self, order: Order) -> Portion:
-        """Samples as the source gives them."""
-        found = all_made(self.source, order.tickets, self.pool)
+        """Samples as the source gives them; those that are remembered without their pixels."""
+        found = self._found(order.tickets)
         batch = self.source.gives(items=tuple(one.item for one in found), slots=order.slots)
         return Portion(batch=batch, lost=tuple(lost for one in found for lost in one.lost))
+
+    def _found(self, tickets: Sequence[Ticket]) -> list[Made]:
+        source, memory = self.source, self.memory
+        if memory is None or not isinstance(source, Named):
+            return all_made(source, tickets, self.pool)
+        names = [source.named(ticket) for ticket in tickets]
+        known = [None if sample is None else Made(item=sample) for sample in memory.recall(names)]
+        rest = iter(all_made(source, [t for t, k in zip(tickets, known, strict=True) if k is None], self.pool))
+        found: list[Made] = []
+        for name, one in zip(names, known, strict=True):
+            fresh = next(rest) if one is None else one
+            if one is None and not fresh.lost:
+                memory.learn(name, fresh.item)
+            found.append(fresh)
+        return found
 
     def encoded(self, order: Order, portion: Portion) -> Portion:
         """The same as the objective takes them, where it has a way to. A sample whose values are not finite gets a

@@ -151,7 +151,7 @@ class Shuffled(Generic[E, M]):
     """Endless passes over one data set: a source that plans.
 
     ``make`` makes the sample of an entry in an epoch, in any thread; it raises Unusable if that can't be. ``cost``:
-    about how many pixels it has.
+    about how many pixels it has. ``named``: see ``qi_core.source.Named``.
     """
 
     def __init__(
@@ -163,6 +163,7 @@ class Shuffled(Generic[E, M]):
         fingerprint: Fingerprint,
         make: Callable[[E, int], M],
         cost: Callable[[E], int],
+        named: Callable[[E, int], bytes | None] = lambda entry, epoch: None,
         seed: int,
         skipped: Skipped,
         changed: Literal["refuse", "next-epoch"],
@@ -176,7 +177,7 @@ class Shuffled(Generic[E, M]):
             seed=seed,
             changed=changed,
         )
-        self._make, self._cost, self._workers = make, cost, workers
+        self._make, self._cost, self._named, self._workers = make, cost, named, workers
         self._scanned, self._passed = Counter(skipped.counts), Passed(skipped)
 
     def plan(self, count: int) -> list[Ticket]:
@@ -187,6 +188,11 @@ class Shuffled(Generic[E, M]):
 
     def called(self, ticket: Ticket) -> str:
         return self._deck[ticket[1]].key
+
+    def named(self, ticket: Ticket) -> bytes | None:
+        """See ``qi_core.source.Named``."""
+        epoch, number = ticket
+        return self._named(self._deck[number], epoch)
 
     def make(self, ticket: Ticket) -> M:
         return self._deck.make(ticket, self._make)

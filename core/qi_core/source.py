@@ -79,6 +79,16 @@ class Planned(Protocol):
 
 
 @runtime_checkable
+class Named(Protocol):
+    """A live source that plans, and knows of what its samples are made before it makes them."""
+
+    def named(self, ticket: Ticket) -> bytes | None:
+        """A digest of everything that decides the sample: its files (path, size, time), the settings, and in which
+        epoch, if that matters. None where it isn't known, or making the sample costs little."""
+        ...
+
+
+@runtime_checkable
 class OnPolicy(Protocol):
     """A live source that draws with the model that is being trained: rollouts.
 

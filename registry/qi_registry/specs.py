@@ -19,6 +19,7 @@ from qi_registry.recipe import Recipe, to_table, to_toml
 from qi_registry.registry import installed
 
 if TYPE_CHECKING:
+    from qi_core.cache.memory import Memory
     from qi_core.encoder import Encoders
     from qi_core.engine import Spec
     from qi_core.parallel import Strategy
@@ -76,7 +77,20 @@ def cached(recipe: Recipe, place: Place, bare: Encoders) -> Encoders:
     return evolve(kept(bare, shelf, *identities), cache=shelf)
 
 
-def _identity(settings: Mapping[str, Any], place: Place) -> bytes:
+def _memory(recipe: Recipe, encoders: Encoders, strategy: Strategy) -> Memory | None:
+    """Of samples whose latents the cache keeps."""
+    from qi_core.cache.encoders import CachedAutoencoder
+    from qi_core.cache.memory import Memory
+    from qi_core.cache.shelf import Shelf
+
+    if not (isinstance(encoders.autoencoder, CachedAutoencoder) and isinstance(encoders.cache, Shelf)):
+        return None
+    table = to_table(recipe)
+    told = [version("qi"), table["data"].get("filters"), _identity(table["autoencoder"], strategy).decode()]
+    return Memory(encoders.cache, encoders.autoencoder, json.dumps(told, sort_keys=True).encode())
+
+
+def _identity(settings: Mapping[str, Any], place: Place | Strategy) -> bytes:
     """What decides an encoder's values: its settings, the files that they name, and the precision it computes in."""
     files = [
         (str(path), path.stat().st_size, path.stat().st_mtime_ns)
@@ -109,7 +123,14 @@ def spec(recipe: Recipe, live: Source[Any], encoders: Encoders, strategy: Strate
 
     if not isinstance(live, Planned):
         return None
-    maker = Maker(source=live, seed=recipe.train.seed, objective=recipe.objective, encoders=encoders, strategy=strategy)
+    maker = Maker(
+        source=live,
+        seed=recipe.train.seed,
+        objective=recipe.objective,
+        encoders=encoders,
+        strategy=strategy,
+        memory=_memory(recipe, encoders, strategy),
+    )
     return Spec(digest=digest(recipe), recipe=to_toml(recipe), maker=maker)
 
 

@@ -56,4 +56,5 @@ def _line(stream: Any) -> str:
 def _own_address() -> str:
     import ray
 
-    return str(ray.util.get_node_ip_address())
+    util: Any = ray.util
+    return str(util.get_node_ip_address())

@@ -55,7 +55,7 @@ class FlowMatching:
         condition = encoders.condition(prompts, references if any(references) else ())
         device = condition.text.device
         return Examples(
-            latents=encoders.autoencoder.encode([sample.image for sample in batch]).to(device),
+            latents=encoders.latents(batch.items).to(device),
             condition=condition,
             slots=batch.slots,
             keys=tuple(sample.key for sample in batch),

@@ -76,6 +76,7 @@ class Images(Fitting):
             fingerprint=Fingerprint.of([(entry.key, digest) for entry, digest in usable]),
             make=fit.make,
             cost=fit.cost,
+            named=fit.named,
             seed=fit.seed,
             skipped=skipped,
             changed=self.changed,

@@ -17,7 +17,7 @@ from qi_core.errors import QiError
 from qi_core.pixels import Unusable
 from qi_core.place import Place
 from qi_core.skipped import Skipped
-from qi_core.source import Planned, Source, SourceComponent, Ticket
+from qi_core.source import Named, Planned, Source, SourceComponent, Ticket
 
 
 class Child(Source[Samples], Planned, Protocol):
@@ -70,6 +70,12 @@ class Combined(ABC):
 
     def called(self, ticket: Ticket) -> str:
         return f"{self.labels[ticket[0]]}/{self.child(ticket[0]).called(ticket[1:])}"
+
+    def named(self, ticket: Ticket) -> bytes | None:
+        """See ``qi_core.source.Named``: the child's, and the label that its keys get here."""
+        child, label = self.child(ticket[0]), self.labels[ticket[0]]
+        name = child.named(ticket[1:]) if isinstance(child, Named) else None
+        return None if name is None else label.encode() + b"/" + name
 
     def make(self, ticket: Ticket) -> Sample:
         """Raises Unusable, counted by child."""
