@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from attrs import field, frozen
 
@@ -53,6 +53,20 @@ class Keeper(Protocol):
 
     def __call__(self, sample: Sample, identity: bytes, verdict: Verdict) -> None: ...
 
+    def unmade(self, key: str, verdict: Verdict) -> None:
+        """Of a sample that was refused by its key and never made."""
+        ...
+
+
+@runtime_checkable
+class ByKey(Protocol):
+    """A live filter that needs to know nothing but the key: where such ones come first, what they refuse is not even
+    opened."""
+
+    def measure_key(self, key: str) -> float:
+        """What ``measure`` gives for a sample of this key."""
+        ...
+
 
 @frozen(kw_only=True)
 class Filters:
@@ -71,6 +85,17 @@ class Filters:
                 if not whole:
                     break
         return Verdict(values=values, reasons=reasons)
+
+    def judge_key(self, key: str) -> Verdict:
+        """By those that stand first and need the key alone."""
+        values: dict[str, float] = {}
+        for label, live in self.filters.items():
+            if not isinstance(live, ByKey):
+                break
+            values[label] = float(live.measure_key(key))
+            if why := live.refuses(values[label]):
+                return Verdict(values=values, reasons={label: why})
+        return Verdict(values=values)
 
     def wanted(self, label: str) -> str:
         """The bar of a filter, as messages tell it; empty for one that doesn't say."""
@@ -123,12 +148,10 @@ class Filtered:
 
     def make(self, ticket: Ticket) -> Sample:
         """Raises Rejected with the label of the filter and its reason."""
+        key = self.inner.called(ticket)
+        self._refuse(self._filters.judge_key(key), key)
         sample: Sample = self.inner.make(ticket)
-        verdict = self._verdict(sample)
-        if verdict.refused:
-            wanted = self._filters.wanted(verdict.refused)
-            detail = f"{verdict.values[verdict.refused]:.4g}{f', {wanted} wanted' if wanted else ''}"
-            raise Rejected(f"{verdict.refused}: {verdict.reason}", detail)
+        self._refuse(self._verdict(sample))
         return sample
 
     def other(self, ticket: Ticket, attempt: int) -> Ticket:
@@ -146,13 +169,24 @@ class Filtered:
 
     def report(self) -> dict[str, int]:
         own: Mapping[str, int] = self.inner.report()  # type: ignore[attr-defined]  # pyright: ignore
-        return {**own, **self._passed.counts}
+        troubles: Mapping[str, int] = getattr(self._keeper, "report", dict)()
+        return {**own, **self._passed.counts, **troubles}
 
     def close(self) -> None:
         """See ``Closing``."""
         for each in (self._keeper, self.inner):
             if isinstance(each, Closing):
                 each.close()
+
+    def _refuse(self, verdict: Verdict, unmade: str = "") -> None:
+        """Raises Rejected unless all is well. ``unmade``: the key of a sample that nobody has made."""
+        if not verdict.refused:
+            return
+        if unmade and self._keeper is not None:
+            self._keeper.unmade(unmade, verdict)
+        wanted = self._filters.wanted(verdict.refused)
+        detail = f"{verdict.values[verdict.refused]:.4g}{f', {wanted} wanted' if wanted else ''}"
+        raise Rejected(f"{verdict.refused}: {verdict.reason}", detail)
 
     def _verdict(self, sample: Sample) -> Verdict:
         identity = identity_of(sample)

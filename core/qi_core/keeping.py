@@ -13,10 +13,11 @@ import json
 import math
 import os
 import socket
+import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -53,9 +54,10 @@ class Keeper:
         self._most = ROWS if rows is None else rows
         self._name = f"{socket.gethostname()[:32]}-{os.getpid()}-{time.time_ns()}"
         self._came, self._written = Counter[str](), Counter[str]()
-        self._refused: dict[str, Counter[str]] = {label: Counter() for label in filters}
+        self._refused: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._judged, self._kept, self._rows, self._told = 0, 0, 0, time.monotonic()
         self._shelves: dict[tuple[str, bool], Shelf] = {}
+        self._unmade: set[bytes] = set()
         self._file: TextIO | None = None
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -65,20 +67,16 @@ class Keeper:
 
     def __call__(self, sample: Sample, identity: bytes, verdict: Verdict) -> None:
         with self._lock:
-            self._judged += 1
-            self._came.update(verdict.values.keys())
-            if verdict.refused:
-                self._refused[verdict.refused][verdict.reason] += 1
-            else:
-                self._kept += 1
-            if self.trouble:
-                return
-            try:
-                self._write(sample, identity, verdict)
-                if time.monotonic() - self._told > EVERY:
-                    self._tally()
-            except OSError as error:
-                self._give_up(error)
+            self._take(verdict, lambda: self._write(judgement(sample, identity, verdict), verdict, sample, identity))
+
+    def unmade(self, key: str, verdict: Verdict) -> None:
+        """See ``qi_core.filtering.Keeper``: a row without a picture."""
+        identity = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        with self._lock:
+            if identity not in self._unmade:
+                self._unmade.add(identity)
+                told = {"key": key, "id": identity.hex(), **told_of(verdict)}
+                self._take(verdict, lambda: self._write(told, verdict))
 
     def close(self) -> None:
         """Write what is not written yet."""
@@ -97,19 +95,39 @@ class Keeper:
         """See ``Source.report``: what went wrong here."""
         return {self.trouble: 1} if self.trouble else {}
 
-    def _write(self, sample: Sample, identity: bytes, verdict: Verdict) -> None:
+    def _take(self, verdict: Verdict, write: Callable[[], None]) -> None:
+        """Count it and, unless that went wrong before, write it down."""
+        self._judged += 1
+        self._came.update(verdict.values.keys())
+        if verdict.refused:
+            self._refused[verdict.refused][verdict.reason] += 1
+        else:
+            self._kept += 1
+        if self.trouble:
+            return
+        try:
+            write()
+            if time.monotonic() - self._told > EVERY:
+                self._tally()
+        except OSError as error:
+            self._give_up(error)
+
+    def _write(
+        self, told: dict[str, Any], verdict: Verdict, sample: Sample | None = None, identity: bytes = b""
+    ) -> None:
         if any(self._written[label] < self._most for label in verdict.values):
             self._written.update(verdict.values.keys())
             self._rows += 1
             if self._file is None:
                 self._file = (self._folder / f"judged-{self._name}.jsonl").open("a", encoding="utf-8", buffering=1)
-            self._file.write(row(sample, identity, verdict) + "\n")
-        for label in verdict.values:
+            self._file.write(json.dumps(told) + "\n")
+        for label in verdict.values if sample is not None else ():
             refused = label in verdict.reasons
             shelf = self._shelves.get((label, refused))
             if shelf is None:
                 shelf = Shelf(self._folder / "eyes" / quote(label, safe="") / ("refused" if refused else "kept"))
                 self._shelves[label, refused] = shelf
+            assert sample is not None
             shelf.offer(rank_of(label, identity), sample, verdict, label)
 
     def _tally(self) -> None:
@@ -129,6 +147,7 @@ class Keeper:
     def _give_up(self, error: OSError | QiError) -> None:
         why = error.strerror if isinstance(error, OSError) else str(error)
         self.trouble = f"what filters found is not kept any more: {self._folder}: {why}"
+        print(self.trouble, file=sys.stderr, flush=True)  # of a producer nobody asks for a report
 
 
 class Shelf:
@@ -156,19 +175,16 @@ class Shelf:
         return sorted(name.removesuffix(".json") for name in os.listdir(self._folder) if name.endswith(".json"))
 
 
-def row(sample: Sample, identity: bytes, verdict: Verdict) -> str:
-    """A line of JSON: what a filter's report and its histogram are made of."""
-    return json.dumps(judgement(sample, identity, verdict))
-
-
 def judgement(sample: Sample, identity: bytes, verdict: Verdict) -> dict[str, Any]:
-    """What a row holds."""
-    told: dict[str, Any] = {"key": sample.key, "id": identity.hex(), "values": finite(verdict.values)}
-    if verdict.reasons:
-        told["reasons"] = dict(verdict.reasons)
-    if sample.category:
-        told["category"] = sample.category
-    return told
+    """What a row holds: what a filter's funnel and its histogram are made of."""
+    told = {"key": sample.key, "id": identity.hex(), **told_of(verdict)}
+    return {**told, "category": sample.category} if sample.category else told
+
+
+def told_of(verdict: Verdict) -> dict[str, Any]:
+    """The part of a row that filters have said."""
+    told: dict[str, Any] = {"values": finite(verdict.values)}
+    return {**told, "reasons": dict(verdict.reasons)} if verdict.reasons else told
 
 
 def shown(sample: Sample, verdict: Verdict, label: str) -> dict[str, Any]:

@@ -34,6 +34,9 @@ class Told:
         self.verdicts[sample.key] = verdict
         self.times += 1
 
+    def unmade(self, key: str, verdict: Verdict) -> None:
+        self.verdicts[key] = verdict
+
 
 def test_the_first_filter_that_refuses_says_why_and_another_sample_comes() -> None:
     source = Filtered(Deal(greys(), broken={"grey-8": "torn"}), LIGHT)
@@ -84,6 +87,28 @@ def test_nan_is_kept_and_all_filters_are_asked_where_thresholds_are_chosen() -> 
     assert (whole.refused, whole.reason) == (first.refused, first.reason) == ("luma", "too dark")
     assert whole.reasons == {"luma": "too dark", "odd": "odd"}
     assert not filters.judge(greys()[4]).refused
+
+
+class Lucky:
+    """Needs the key alone."""
+
+    def measure(self, sample: Sample) -> float:
+        return self.measure_key(sample.key)
+
+    def measure_key(self, key: str) -> float:
+        return float(key[-1])
+
+    def refuses(self, value: float) -> str:
+        return "unlucky" if value == 7 else ""
+
+
+def test_what_is_refused_by_its_key_is_not_even_made() -> None:
+    for filters, made in (({"lucky": Lucky(), **LIGHT}, False), ({**LIGHT, "lucky": Lucky()}, True)):
+        deal, told = Deal(greys()), Told()
+        with pytest.raises(Rejected):
+            Filtered(deal, filters, told).make((7,))
+        assert deal.made == ["grey-7"] * made
+        assert told.verdicts["grey-7"].reasons == ({"odd": "odd"} if made else {"lucky": "unlucky"})
 
 
 def test_the_position_is_the_inner_source_s() -> None:

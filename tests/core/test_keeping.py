@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 from qi_core import keeping
+from qi_core.filtering import Verdict
+from qi_core.keeping import Keeper
 from support.judging import judge
 
 
@@ -56,6 +58,19 @@ def test_pictures_are_bounded_and_the_same_in_any_order_and_from_any_process(tmp
         assert len(shown) == keeping.EYES
         assert shown.keys() == eyes(turned, which).keys() == eyes(crowd, which).keys()
     assert len(list((crowd / "data").glob("tally-*.json"))) == 2
+
+
+def test_what_was_never_made_is_counted_once_and_has_no_picture(tmp_path: Path) -> None:
+    keeper = Keeper(tmp_path, {})
+    for _ in range(3):
+        keeper.unmade("grey-7", Verdict(values={"listed": 1.0}, reasons={"listed": "on the list"}))
+    keeper.close()
+    (rows,) = (tmp_path / "data").glob("judged-*.jsonl")
+    (line,) = rows.read_text().splitlines()
+    assert json.loads(line) | {"id": ""} == {
+        "key": "grey-7", "id": "", "values": {"listed": 1.0}, "reasons": {"listed": "on the list"},
+    }  # fmt: skip
+    assert not (tmp_path / "data" / "eyes").exists()
 
 
 def test_rows_are_bounded_and_counts_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,6 +104,8 @@ def test_a_pass_that_was_cut_off_goes_on_and_another_recipe_is_refused(
     assert "is of other data, another seed or other filters" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="the children of a process are found in /proc")
 def test_a_killed_process_costs_nothing(recipe: Path, manifest: Path, tmp_path: Path) -> None:
     path = tmp_path / "killed.jsonl"
     command = [sys.executable, "-m", "qi_registry.cli", "data", "filter", str(recipe), "-o", str(path)]

@@ -31,14 +31,31 @@ class Listed:
 
     def build(self, place: Place) -> Filter:
         """Reads the list. Raises QiError if it cannot be read."""
-        listed = {_short(key) for key in keys_of(self.path.expanduser())}
+        listed = frozenset(_short(key) for key in keys_of(self.path.expanduser()))
+        return OnList(listed=listed, drop=self.what == "drop")
 
-        def on_it(sample: Sample) -> float:
-            return float(_short(sample.key) in listed)
 
-        if self.what == "drop":
-            return Bar(measuring=on_it, most=0.0, above="on the list")
-        return Bar(measuring=on_it, least=1.0, below="not on the list")
+@frozen(kw_only=True, eq=False)
+class OnList:
+    """A live ``listed``. It needs the key alone: see ``qi_core.filtering.ByKey``."""
+
+    listed: frozenset[bytes]
+    drop: bool
+    """Whether those on it are refused."""
+
+    def measure(self, sample: Sample) -> float:
+        """See ``Filter.measure``."""
+        return self.measure_key(sample.key)
+
+    def measure_key(self, key: str) -> float:
+        """1 if it is on the list, else 0."""
+        return float(_short(key) in self.listed)
+
+    def refuses(self, value: float) -> str:
+        """See ``Filter.refuses``."""
+        if self.drop:
+            return "on the list" if value == 1.0 else ""
+        return "not on the list" if value == 0.0 else ""
 
 
 @frozen(kw_only=True)
