@@ -48,6 +48,7 @@ def changes(run: Run) -> None:
                 requests[number].answer(str(error), None)
             continue
         if change.step > run.step:
+            effect.drop()  # it is found good once more when its turn comes
             run.replay = sorted([*run.replay, change], key=lambda each: each.step)
         else:
             effect.apply()
@@ -63,8 +64,12 @@ def _accept(run: Run, setting: str) -> tuple[Change, Effect]:
     if effect.data and run.data.fence == "drain" and isinstance(run.feed, Ordered):
         step = run.feed.hold(run.step)
     change = Change(step=step, setting=run.resolve(setting, step))
-    if run.main:
-        run.ledger.append(change)
+    try:
+        if run.main:
+            run.ledger.append(change)
+    except QiError:
+        effect.drop()
+        raise
     return change, effect
 
 
@@ -73,9 +78,8 @@ def _move(run: Run, scheduled: Callable[[Run], Effect]) -> None:
     together(run.strategy.team, partial(scheduled, run)).apply()
     if isinstance(run.feed, Ordered):
         run.feed.clear(run.step)
-    state = run.pace.state(run.step)
-    if state is not None and state.begun == run.step:
-        run.tell(Notice(step=run.step, text="; ".join([f"stage {state.stage!r} begins", *state.settings])))
+    if told := run.pace.begins(run.step):
+        run.tell(Notice(step=run.step, text=told))
 
 
 def follow(run: Run) -> None:

@@ -159,6 +159,13 @@ class Pace:
             tokens += max(source.cost(tickets[-1]) // self.patch**2, 1)
         return tickets
 
+    def begins(self, step: int) -> str:
+        """What to tell of the stage that begins at a step; empty if none does."""
+        state = self.state(step)
+        if self.curriculum is None or state is None or state.begun != step:
+            return ""
+        return "; ".join([f"stage {state.stage!r} begins", *due(self.curriculum, step)])
+
     def figures(self, step: int) -> dict[str, float]:
         """To log with the step: the number of its stage, and each part's share. Nothing without a curriculum."""
         state = self.state(step)

@@ -254,7 +254,8 @@ def summary(run: Run) -> tuple[str, ...]:
 def closing(run: Run) -> Generator[None]:
     """Afterwards, whatever happened, parts that hold threads or connections let go of them."""
     with ExitStack() as stack:  # one that fails to close keeps none of the others open
-        for part in (run.source, run.engine, run.encoders, run.store, *(item.evaluation for item in run.evaluations)):
+        stack.callback(run.close_sources)
+        for part in (run.engine, run.encoders, run.store, *(item.evaluation for item in run.evaluations)):
             if isinstance(part, Closing):
                 stack.callback(part.close)
         yield

@@ -13,6 +13,7 @@ from qi_core.curriculum import Pace
 from qi_core.live import Channel, Ledger
 from qi_core.losses import Losses
 from qi_core.models import Models
+from qi_core.place import Closing
 from qi_core.settings import Data
 from qi_core.tracker import Change, Ended, Evaluated, Notice, Saved, Start, StepDone
 from qi_core.watch import Watch
@@ -59,6 +60,8 @@ class Effect:
     """Puts it into effect."""
     data: bool = False
     """Whether other samples come of it."""
+    drop: Callable[[], None] = lambda: None
+    """In place of ``apply``: lets go of what was opened to see whether it is good."""
 
 
 @define(kw_only=True, eq=False)
@@ -108,6 +111,8 @@ class Run:
     """Step of the last checkpoint of this process."""
     saving: Saved | None = None
     """It, until it is known to be whole and has been told."""
+    retired: list[Source[Any]] = field(factory=list)
+    """Sources that the run had before, not closed yet."""
     feed: Feeding | None = None
     """While it trains."""
     position: dict[str, Any] = field(factory=dict)
@@ -141,10 +146,18 @@ class Run:
         """Samples come from another source from the next step on; it stands where this one does."""
         from qi_core.orders import Ordered
 
+        for each in self.retired:
+            _close(each)
+        self.retired = [self.source]  # a thread may still be making a sample of it that nobody wants any more
         self.source, self.spec = source, spec
         if spec is not None and self.engine is not None and isinstance(self.feed, Ordered):
             self.engine.begin(spec)
             self.feed.begin(spec.maker.source, spec.digest, self.step, self.pace)
+
+    def close_sources(self) -> None:
+        """At the end, the one that it has and those that it had before."""
+        for each in (*self.retired, self.source):
+            _close(each)
 
     @property
     def models(self) -> Models:
@@ -177,3 +190,8 @@ class Run:
                 strategy=self.strategy,
                 seed=self.train.seed,
             )
+
+
+def _close(source: object) -> None:
+    if isinstance(source, Closing):
+        source.close()

@@ -259,7 +259,7 @@ class Changer:
 
     def __call__(self, run: Run, setting: str) -> Effect:
         refuse_if_fixed(setting)
-        return self._effect(run, self._here.changed(setting))
+        return self._effect(run, self._here.changed(setting), tried=True)
 
     def scheduled(self, run: Run) -> Effect:
         """What the curriculum has for the run's step."""
@@ -292,15 +292,21 @@ class Changer:
             if isinstance(source, Closing):
                 source.close()
 
-    def _effect(self, run: Run, here: Unfolding) -> Effect:
+    def _effect(self, run: Run, here: Unfolding, tried: bool = False) -> Effect:
+        """``tried``: a sample is made first, since a change that leaves nothing to train on would end the run."""
         from qi_core.chores import refuse_preview
+        from qi_core.place import Closing
         from qi_core.run import Effect
         from qi_registry import specs
 
         before, recipe = self._here, here.recipe
         refuse_preview(recipe.preview, run.encoders)
         changed = specs.digest(recipe) != specs.digest(before.recipe) or here.origin != before.origin
-        source = self._source(run, recipe) if changed else None
+        source = self._source(run, recipe, tried) if changed else None
+
+        def drop() -> None:
+            if isinstance(source, Closing):
+                source.close()
 
         def take_effect() -> None:
             self._here = here
@@ -318,15 +324,27 @@ class Changer:
                     source.load_state_dict(run.position)
                 run.renew(source, specs.spec(recipe, source, run.encoders, run.strategy))
 
-        return Effect(apply=take_effect, data=changed)
+        return Effect(apply=take_effect, data=changed, drop=drop)
 
-    def _source(self, run: Run, recipe: Recipe) -> Source[Any]:
+    def _source(self, run: Run, recipe: Recipe, tried: bool) -> Source[Any]:
         """Built, and known to go on from where the data stands. Raises QiError where it can't."""
+        from qi_core.drawing import made
+        from qi_core.place import Closing
+        from qi_core.source import Planned
         from qi_registry import specs
 
         source = specs.source(recipe, self._place)
-        if run.position:
-            source.load_state_dict(run.position)
+        try:
+            if run.position:
+                source.load_state_dict(run.position)
+            if tried and isinstance(source, Planned):
+                state = source.state_dict()
+                made(source, source.plan(1)[0])
+                source.load_state_dict(state)
+        except QiError:
+            if isinstance(source, Closing):
+                source.close()
+            raise
         return source
 
 

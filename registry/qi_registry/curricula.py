@@ -151,7 +151,7 @@ def mistakes(recipe: Recipe, registry: Registry | None = None) -> list[Mistake]:
         for name in recipe.data.mixture
         if name not in weights(recipe)
     ]
-    if recipe.curriculum is not None:
+    if recipe.curriculum is not None and not found:
         try:
             found += _of_stages(recipe, registry)
         except QiError as error:
