@@ -30,7 +30,7 @@ class Made:
 
 
 class Rejected(Unusable):
-    """A filter does not want it: nothing is broken."""
+    """It is not wanted, or does not fit: nothing is broken, and many may be so."""
 
 
 def made(source: Planned, ticket: Ticket) -> Made:
@@ -45,7 +45,7 @@ def made(source: Planned, ticket: Ticket) -> Made:
             name, rejected = source.called(tried), isinstance(error, Rejected)
             lost.append(Lost(key=name, reason=error.reason, detail=error.detail, rejected=rejected))
             if len(lost) == TRIES:
-                hint = "lower the bar that they are held to" if rejected else "check that the data is still there"
+                hint = "ask less of them" if rejected else "check that the data is still there"
                 raise QiError(
                     f"{TRIES} samples in a row could not be used, the last, {name}: {error.reason} ({error.detail}); "
                     f"{hint}, or give other data"

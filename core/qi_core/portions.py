@@ -31,7 +31,7 @@ class Lost:
     reason: str
     detail: str
     rejected: bool = False
-    """By a filter, and not since it is broken."""
+    """By a filter or its source, and not since it is broken."""
 
 
 @frozen(kw_only=True, eq=False)

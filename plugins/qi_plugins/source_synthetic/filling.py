@@ -10,7 +10,7 @@ from attrs import define, evolve, field, frozen
 
 from qi_core import typeface
 from qi_core.colours import RGB
-from qi_core.pixels import Unusable
+from qi_core.drawing import Rejected
 from qi_core.sizes import Size
 from qi_core.strings import pick
 from qi_plugins.source_synthetic import charts
@@ -67,7 +67,7 @@ class Forms:
         )
         told = filler.fill(choice.template.elements, (0, 0, size.width, size.height), "")
         if not sheet.slots:
-            raise Unusable("nothing is written", choice.name)
+            raise Rejected("nothing is written", choice.name)
         return Painted(
             picture=sheet.drawn(),
             prompt=caption(dice, choice.template.called, palette, told, size, vocabulary.language),
@@ -175,7 +175,7 @@ class Filler:
         bold: bool | None = None,
     ) -> str:
         """Text that fits a box, and is written there. ``text``: that one and no other; ``say``: in the place of the
-        element's; ``size``: of the element's. Raises Unusable where nothing fits."""
+        element's; ``size``: of the element's. Raises Rejected where nothing fits."""
         largest = max(round(element.size * size * self.short), self.smallest)
         bold = element.bold if bold is None else bold
         for attempt in range(1 if text else _TRIES):
@@ -205,7 +205,7 @@ class Filler:
                     )
                 )
                 return tried
-        raise Unusable("does not fit its place in the template", f"{tried[:80]!r} in {box[2]}x{box[3]} pixels")
+        raise Rejected("does not fit its place in the template", f"{tried[:80]!r} in {box[2]}x{box[3]} pixels")
 
     def text(self, say: str, words: tuple[int, int], element: Element) -> str:
         """What stands there already is not said again where there is something else to say."""

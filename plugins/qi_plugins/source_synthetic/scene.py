@@ -10,7 +10,7 @@ from attrs import field, frozen
 from PIL import Image, ImageDraw
 
 from qi_core.colours import NAMED, RGB, contrast
-from qi_core.pixels import Unusable
+from qi_core.drawing import Rejected
 from qi_core.sizes import Size
 from qi_core.strings import pick
 from qi_plugins.source_synthetic import light
@@ -176,7 +176,7 @@ class Scenes:
             if block is not None:
                 return text, block
             if vocabulary.lines is not None or most == 1:
-                raise Unusable("does not fit the thing that it should stand on", text[:80])
+                raise Rejected("does not fit the thing that it should stand on", text[:80])
             most, fewest = max(most // 2, 1), min(fewest, max(most // 2, 1))
 
     def _place(self, dice: Random, canvas: Any, sheet: _Sheet, ground: _Ground, unit: int, lamp: light.Lamp) -> None:

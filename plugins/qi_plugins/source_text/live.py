@@ -14,9 +14,8 @@ from attrs import define, field
 
 from qi_core import QiError, Sample, Samples, Ticket, typeface
 from qi_core.colours import CHINESE, NAMED
-from qi_core.drawing import Passed, drawn
+from qi_core.drawing import Passed, Rejected, drawn
 from qi_core.glyphs import Bytes, Typeset
-from qi_core.pixels import Unusable
 from qi_core.strings import (
     Lines,
     RandomStrings,
@@ -90,10 +89,10 @@ class TextSource:
         """See ``Legible.typesets``."""
         return self.writer.typesets()
 
-    def misfit(self) -> Unusable:
+    def misfit(self) -> Rejected:
         """What is said of a string that does not fit."""
         size = f"{self.settings.width}x{self.settings.height} pixels"
-        return Unusable("does not fit the picture", f"{size}; make the picture larger or the lines shorter")
+        return Rejected("does not fit the picture", f"{size}; make the picture larger or the lines shorter")
 
     def sample(self, n: int, instead: str | None = None) -> Sample | None:
         """The n-th sample; None where its string does not fit the picture. ``instead``: what is drawn in the place of

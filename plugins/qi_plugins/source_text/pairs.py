@@ -9,8 +9,7 @@ from typing import Any
 from attrs import define, field
 
 from qi_core import Pair, Pairs, Ticket
-from qi_core.drawing import Passed, drawn
-from qi_core.pixels import Unusable
+from qi_core.drawing import Passed, Rejected, drawn
 from qi_core.strings import pick
 from qi_plugins.source_text.component import RenderedPairs
 from qi_plugins.source_text.confusing import confused
@@ -39,12 +38,12 @@ class PairSource:
         winner, n = self.text.make(ticket), ticket[0]
         wrong = self._wrong(winner.text, n)
         if wrong is None:
-            raise Unusable(
+            raise Rejected(
                 "holds no character that has a look-alike",
                 f"{winner.text}; name look_alikes of the alphabet's own characters",
             )
         if not self.text.belongs(wrong):
-            raise Unusable("has a look-alike that is of the other split", wrong)
+            raise Rejected("has a look-alike that is of the other split", wrong)
         loser = self.text.sample(n, instead=wrong)
         if loser is None:
             raise self.text.misfit()

@@ -395,7 +395,7 @@ def test_sources_keep_the_contract_too() -> None:
 
 def test_a_source_of_which_none_is_good_enough_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qi_core.drawing.TRIES", 20)
-    with pytest.raises(QiError, match=r"^20 samples in a row .* text/new/\d+: text/new: too pale .*; lower the bar"):
+    with pytest.raises(QiError, match=r"^20 samples in a row .* text/new/\d+: text/new: too pale .*; ask less of them"):
         nested(bad=1).build(place, 16).draw(10)
 
 

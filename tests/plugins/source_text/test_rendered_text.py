@@ -193,6 +193,9 @@ def test_a_string_without_a_look_alike_costs_its_seat_alone(tmp_path: Path) -> N
     own = [(n, pair.key) for n, pair in enumerate(pairs) if int(pair.key.removeprefix("train-")) < 2**62]
     assert own == [(n, f"train-{n}") for n, _ in own]
     assert 0 < 60 - len(own) <= sum(first.report().values())
+    lost = [lost for ticket in first.plan(60) for lost in made(first, ticket).lost]
+    assert lost
+    assert all(one.rejected for one in lost), "many are so, and nothing is broken: the run need not end"
 
 
 def test_a_file_with_nothing_usable_is_told(tmp_path: Path) -> None:
