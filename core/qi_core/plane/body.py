@@ -11,7 +11,6 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterable
-from functools import cached_property
 
 import crc32c
 from attrs import frozen
@@ -26,21 +25,17 @@ SPARE = 4
 class Body:
     """Who holds it closes it, once."""
 
-    fd: int
-    size: int
+    view: memoryview
+    """Its bytes, mapped: nothing is copied. Not looked into after ``close``."""
     crc: str
     """CRC-32C, eight hexadecimal digits."""
-    release: Callable[[], None]
-    """Lets go of the file."""
+    close: Callable[[], None]
+    """Lets its file be written again."""
 
-    @cached_property
-    def view(self) -> memoryview:
-        """Its bytes, mapped at once and read-only: nothing is copied."""
-        flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
-        return memoryview(mmap.mmap(self.fd, self.size, flags=flags, prot=mmap.PROT_READ))
-
-    def close(self) -> None:
-        self.release()
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.view)
 
 
 @frozen(kw_only=True)
@@ -59,6 +54,8 @@ class Spool:
     def __init__(self) -> None:
         self._files: dict[int, int] = {}
         self._spare: list[int] = []
+        self._gone: list[int] = []
+        self._maps = Maps()
         self._count, self._room = 0, SPARE
         self._lock = threading.Lock()
 
@@ -77,7 +74,8 @@ class Spool:
             if os.fstat(fd).st_size > 2 * size:  # a small one must not keep a large one's memory
                 os.ftruncate(fd, size)
         except BaseException:
-            self._close(number)
+            with self._lock:
+                self._close(number)
             raise
         return Written(number=number, fd=fd, size=size, crc=crc)
 
@@ -89,10 +87,20 @@ class Spool:
             else:
                 self._close(number)
 
+    def gone(self) -> tuple[int, ...]:
+        """Files that were closed since the last call."""
+        with self._lock:
+            gone, self._gone = tuple(self._gone), []
+        return gone
+
     def body(self, pieces: Iterable[memoryview]) -> Body:
         """For whoever sends it from this process."""
         made = self.write(pieces)
-        return Body(fd=made.fd, size=made.size, crc=f"{made.crc:08x}", release=lambda: self.free(made.number))
+        with self._lock:
+            self._maps.drop(tuple(self._gone))
+            self._gone.clear()
+            view = self._maps.view(made.number, made.fd, made.size)
+        return Body(view=view, crc=f"{made.crc:08x}", close=lambda: self.free(made.number))
 
     def close(self) -> None:
         """Keep no more files; those that are read are closed when they are freed."""
@@ -103,6 +111,27 @@ class Spool:
 
     def _close(self, number: int) -> None:
         os.close(self._files.pop(number))
+        self._gone.append(number)
+
+
+class Maps:
+    """Files of a spool as memory, each mapped once: that costs as much as half a copy."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, memoryview] = {}
+
+    def view(self, number: int, fd: int, size: int) -> memoryview:
+        """The first ``size`` bytes of a file."""
+        if len(self._known.get(number, b"")) < size:
+            flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+            room = os.fstat(fd).st_size
+            self._known[number] = memoryview(mmap.mmap(fd, room, flags=flags, prot=mmap.PROT_READ))
+        return self._known[number][:size]
+
+    def drop(self, numbers: Iterable[int]) -> None:
+        """They are closed, and never written again."""
+        for number in numbers:
+            self._known.pop(number, None)
 
 
 def _write(fd: int, pieces: Iterable[memoryview]) -> tuple[int, int]:

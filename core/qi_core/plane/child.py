@@ -64,8 +64,11 @@ class Reply(Struct, frozen=True):
     """Started; ready for the spec; made; can't be, and why; no memory was left."""
     text: str = ""
     number: int = 0
+    """Of its file."""
     size: int = 0
     crc: int = 0
+    gone: tuple[int, ...] = ()
+    """Files that it has closed."""
 
 
 def send(channel: socket.socket, message: Struct, fd: int | None = None) -> None:
@@ -122,7 +125,7 @@ def work(build: Build, farewell: Callable[[], None] = lambda: None) -> None:
             return Reply(kind="built"), None
         portion = makers[task.spec](wire.order_of(task.order.encode()))
         made = spool.write(packing.body(packing.pack(portion)))
-        return Reply(kind="done", number=made.number, size=made.size, crc=made.crc), made.fd
+        return Reply(kind="done", number=made.number, size=made.size, crc=made.crc, gone=spool.gone()), made.fd
 
     with suppress(EOFError, ConnectionError):
         send(channel, Reply(kind="ready"))

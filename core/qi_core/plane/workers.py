@@ -21,7 +21,7 @@ from attrs import define, field, frozen, validators
 
 from qi_core.errors import QiError
 from qi_core.plane import wire
-from qi_core.plane.body import Body, Spool
+from qi_core.plane.body import Body, Maps, Spool
 from qi_core.plane.child import CHANNEL, FAREWELL, Build, Make, Reply, Task, receive, send
 from qi_core.portions import Order
 
@@ -253,12 +253,12 @@ class Workers:
         child.remember(order.spec)
         if reply.kind != "done" or fd is None:
             raise QiError(reply.text)
-
-        def release() -> None:
+        child.maps.drop(reply.gone)
+        try:
+            view = child.maps.view(reply.number, fd, reply.size)
+        finally:
             os.close(fd)
-            child.free.put(reply.number)
-
-        return Body(fd=fd, size=reply.size, crc=f"{reply.crc:08x}", release=release)
+        return Body(view=view, crc=f"{reply.crc:08x}", close=lambda: child.free.put(reply.number))
 
 
 def _poisoned(job: _Job, last: str) -> str:
@@ -281,6 +281,7 @@ class _Child:
         """Specs that it keeps makers of, the one used last at the end."""
         self.free: queue.SimpleQueue[int] = queue.SimpleQueue()
         """Its files that nobody reads any more, to be told with the next order."""
+        self.maps = Maps()
         ours, theirs = socket.socketpair()
         with theirs:
             try:
