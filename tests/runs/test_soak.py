@@ -155,7 +155,7 @@ def done(folder: Path) -> int:
 
 def one_of(kind: str, trainer: subprocess.Popen[bytes], chance: random.Random) -> int:
     """A server is the trainer's child, a worker the server's; one that has just been killed is started again."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and trainer.poll() is None:
         table = processes()
         servers = [pid for pid, (parent, words) in table.items() if parent == trainer.pid and " produce " in words]
