@@ -8,7 +8,6 @@ import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
@@ -92,14 +91,9 @@ def _memory(recipe: Recipe, encoders: Encoders, strategy: Strategy) -> Memory | 
 
 def _identity(settings: Mapping[str, Any], place: Place | Strategy) -> bytes:
     """What decides an encoder's values: its settings, the files that they name, and the precision it computes in."""
-    files = [
-        (str(path), path.stat().st_size, path.stat().st_mtime_ns)
-        for value in settings.values()
-        if isinstance(value, str) and value and Path(value).expanduser().exists()
-        for path in sorted([Path(value).expanduser(), *Path(value).expanduser().glob("**/*.safetensors")])
-    ]
-    told = [settings, files, str(place.dtype), place.device.type]
-    return json.dumps(told, sort_keys=True).encode()
+    from qi_core.cache.identity import identity
+
+    return identity(settings, str(place.dtype), place.device.type)
 
 
 def weighed(component: SourceComponent[Any], weights: Mapping[str, float]) -> SourceComponent[Any]:
