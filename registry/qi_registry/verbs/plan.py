@@ -44,11 +44,18 @@ class Plan:
             help="measured, not modelled",
         )
         parser.add_argument("--sweep", action="store_true", help="try every strategy, degree and checkpointing")
+        parser.add_argument(
+            "-o",
+            "--picture",
+            metavar="FILE.svg",
+            help="draw the stages of the recipe's curriculum: mixture, rate, shift",
+        )
         parser.add_argument("--top", type=whole, default=[10], metavar="N", help="how many of them (default: 10)")
 
     def run(self, args: Namespace) -> int:
         from qi_core.errors import QiError
         from qi_registry import runs
+        from qi_registry.planning import stages
         from qi_registry.planning.cards import find_card
         from qi_registry.planning.report import Question, answer
         from qi_registry.reader import read
@@ -58,15 +65,25 @@ class Plan:
         per_node = args.per_node[0]
         if args.mfu and not args.mfu[0] <= 1:
             raise QiError(f"--mfu: {args.mfu[0]:g} is more than the peak; wanted a share of it, such as 0.4")
+        recipe = (
+            runs.read_run(Path(args.recipe), tuple(args.sets))
+            if runs.is_run(args.recipe)
+            else read(args.recipe, args.sets)
+        )
+        drawn = stages.scheme(recipe)
+        if drawn is not None:
+            stages.tell(drawn)
+        if args.picture and drawn is None:
+            raise QiError(f"--picture {args.picture}: the recipe has no [curriculum], so there are no stages to draw")
+        if args.picture and drawn is not None:
+            stages.draw(drawn, Path(args.picture))
         question = Question(
             where=args.recipe,
-            recipe=runs.read_run(Path(args.recipe), tuple(args.sets))
-            if runs.is_run(args.recipe)
-            else read(args.recipe, args.sets),
+            recipe=recipe,
             gpus=tuple(args.gpus or [per_node * nodes for nodes in args.nodes or ()] or [1]),
             cards=tuple(find_card(name) for name in args.gpu.split(",")),
             per_node=per_node,
-            pixels=tuple(args.pixels or ()),
+            pixels=tuple(args.pixels or (stages.all_sides(drawn) if drawn else ())),
             text=args.text[0],
             references=args.references,
             mfu=args.mfu[0] if args.mfu else None,
