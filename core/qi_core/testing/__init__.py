@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from qi_core.testing.adapters import check_adapter as check_adapter
 from qi_core.testing.component import check_component as check_component
+from qi_core.testing.curricula import check_curriculum as check_curriculum
 from qi_core.testing.encoders import check_autoencoder as check_autoencoder
 from qi_core.testing.encoders import check_conditioner as check_conditioner
+from qi_core.testing.engine import check_engine as check_engine
 from qi_core.testing.filter import check_filter as check_filter
 from qi_core.testing.listeners import check_evaluation as check_evaluation
 from qi_core.testing.listeners import check_tracker as check_tracker
@@ -32,7 +34,9 @@ __all__ = [
     "check_autoencoder",
     "check_component",
     "check_conditioner",
+    "check_curriculum",
     "check_denoiser",
+    "check_engine",
     "check_evaluation",
     "check_filter",
     "check_objective",

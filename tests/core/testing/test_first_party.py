@@ -12,13 +12,17 @@ from attrs import evolve
 from PIL import Image
 
 from qi_core import Place, Samples
+from qi_core.curriculum import Outset
 from qi_core.testing import (
     check_adapter,
     check_autoencoder,
     check_component,
     check_conditioner,
+    check_curriculum,
     check_denoiser,
+    check_engine,
     check_evaluation,
+    check_filter,
     check_objective,
     check_optimizer,
     check_parallel,
@@ -31,6 +35,8 @@ from qi_plugins.adapter_lora.component import LoRA
 from qi_plugins.autoencoder_patchify.component import Patchify
 from qi_plugins.cond_qwen25vl.component import Qwen25VL
 from qi_plugins.conditioner_characters.component import Characters
+from qi_plugins.curriculum_stages import component as curriculum
+from qi_plugins.engine_inline.component import InlineEngine
 from qi_plugins.eval_glyphs.component import GlyphMatch
 from qi_plugins.eval_held_out.component import HeldOut
 from qi_plugins.mmdit.component import MMDiT
@@ -40,6 +46,7 @@ from qi_plugins.parallel_single.component import Single
 from qi_plugins.source_images.images import Images
 from qi_plugins.source_mixture.mixture import Mixture, Part
 from qi_plugins.source_mixture.stages import Stage, Stages
+from qi_plugins.source_synthetic.component import ComposedText, Templates
 from qi_plugins.source_text.component import RenderedPairs, RenderedText
 from qi_plugins.vae_qwen.component import VaeQwen
 from support.tiny_pipeline import make_pipeline
@@ -57,8 +64,8 @@ def offered(hook: str) -> list[Any]:
 
 def all_offered() -> list[Any]:
     kinds = (
-        "adapter autoencoder conditioner denoiser evaluation objective optimizer parallel reward sampler source store "
-        "tracker"
+        "adapter autoencoder conditioner curriculum denoiser engine evaluation filter objective optimizer parallel "
+        "reward sampler source store tracker"
     )
     return [component for kind in kinds.split() for component in offered(f"qi_{kind}s")]
 
@@ -99,6 +106,17 @@ def test_an_optimizer_with_warm_up_decay_and_cosine() -> None:
     check_optimizer(AdamW(warmup=5, weight_decay=0.1, schedule="cosine"))
 
 
+@pytest.mark.parametrize("component", offered("qi_filters"))
+def test_filters(component: type[Any]) -> None:
+    if component.__name__ == "SmallText":  # it wants pictures with text: checked beside its own tests
+        return
+    try:
+        live = component()
+    except TypeError:  # it must be told where its weights or its list are
+        return
+    check_filter(live)
+
+
 @pytest.mark.parametrize("component", offered("qi_stores"))
 def test_stores(component: type[Any]) -> None:
     check_store(component())
@@ -107,6 +125,19 @@ def test_stores(component: type[Any]) -> None:
 @pytest.mark.parametrize("component", offered("qi_trackers"))
 def test_trackers(component: type[Any]) -> None:
     check_tracker(component())
+
+
+def test_engines() -> None:
+    """Those that start processes are checked by whole runs (tests/runs/test_engines.py)."""
+    check_engine(InlineEngine())
+
+
+def test_curricula() -> None:
+    words = curriculum.Stage(name="words", steps=40, mixture={"plain": 1.0})
+    more = curriculum.Stage(steps=60, transition=20, mixture={"plain": 1.0, "new": 2.0}, lr=0.5, shift=3.0, tokens=512)
+    last = curriculum.Stage(set=("preview.every = 7",))
+    outset = Outset(mixture={"plain": 1.0, "new": 1.0}, shift=1.0)
+    check_curriculum(curriculum.Stages(stages=(words, more, last)), outset=outset)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -143,6 +174,8 @@ def test_conditioners(place: Place, released: Path) -> None:
         pytest.param(BOTH, 12, id="rendered-text in both alphabets"),
         pytest.param(RenderedPairs(text=evolve(WORDS, look_alikes=("OQ", "EF"))), 12, id="rendered-pairs"),
         pytest.param(Mixture(parts=(Part(source=WORDS), Part(weight=3.0, source=BOTH))), 70, id="mixture"),
+        pytest.param(ComposedText(side=128), 6, id="composed-text"),
+        pytest.param(Templates(side=256), 6, id="templates"),
         pytest.param(Stages(stages=(Stage(samples=5, source=WORDS), Stage(source=BOTH))), 12, id="stages"),
     ],
 )
