@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
@@ -46,22 +47,22 @@ class Fit:
 
         Times of the last change are not in the digest: copies on several machines differ in them.
         """
-        digest = hashlib.blake2b(digest_size=16)
-        caption = entry.caption
+        caption, told = entry.caption, b""
         if isinstance(caption, Blob):
             caption, size = caption.stamped()
-            digest.update(f"{size} bytes".encode())
+            sizes = [size]
         else:
-            digest.update(self._captions(entry))
-        blobs: list[Blob] = []
-        for number, blob in enumerate((entry.image, *entry.references)):
+            told, sizes = hashlib.blake2b(self._captions(entry), digest_size=16).digest(), []
+        image, size = entry.image.stamped()
+        sizes.append(size)
+        references: list[Blob] = []
+        for number, blob in enumerate(entry.references, start=1):
             with _named(number):
                 found, size = blob.stamped()
-            blobs.append(found)
-            digest.update(f"/{size}".encode())
-        image, *references = blobs
+            references.append(found)
+            sizes.append(size)
         noted = Entry(entry.key, image, caption, tuple(references), entry.category, entry.texts)
-        return noted, digest.digest()
+        return noted, told + struct.pack(f"<{len(sizes)}q", *sizes)
 
     def check(self, entry: Entry) -> tuple[Entry, bytes]:
         """The same, with a digest of caption, sizes in pixels and sizes in bytes: captions and headers are read,
