@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve, frozen
 
 from qi_core.errors import QiError
-from qi_registry.kinds import KINDS
 from qi_registry.recipe import Recipe, to_toml
-from qi_registry.registry import installed
+from qi_registry.specs import filters_of
 
 if TYPE_CHECKING:
     from qi_core.filter import Filter
@@ -113,15 +112,6 @@ def new_tickets(source: Planned, seen: set[str], most: int) -> Iterator[tuple[Ti
             yield ticket, name
             if count == most:
                 return
-
-
-def filters_of(recipe: Recipe, place: Place) -> dict[str, Filter]:
-    """The live filters of a recipe by label."""
-    from qi_core.filtering import labelled
-
-    components = recipe.data.filters
-    labels = labelled(components, [installed().name_of(each, KINDS["filter"]) for each in components])
-    return {label: component.build(place) for label, component in zip(labels, components, strict=True)}
 
 
 def _parts(recipe: Recipe, folder: Path) -> tuple[Planned, Mapping[str, Filter], int]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from qi_core.cache.memory import Memory
     from qi_core.encoder import Encoders
     from qi_core.engine import Spec
+    from qi_core.filter import Filter
     from qi_core.parallel import Strategy
     from qi_core.place import Place
     from qi_core.source import Source, SourceComponent
@@ -45,7 +46,7 @@ def digest(recipe: Recipe) -> str:
 
 def source(recipe: Recipe, place: Place) -> Source[Any]:
     """The live source, with the weights and filters that ``[data]`` asks for. Raises QiError where they don't fit."""
-    from qi_core.filtering import Filtered, labelled
+    from qi_core.filtering import Filtered
     from qi_core.keeping import Keeper
     from qi_core.source import Planned
 
@@ -57,10 +58,17 @@ def source(recipe: Recipe, place: Place) -> Source[Any]:
             f"data.filters: {type(recipe.source).__name__} cannot say what comes next before it is made "
             "(qi_core.Planned), so nobody could stand in for what a filter refuses; leave the filters out"
         )
+    filters = filters_of(recipe, place)
+    return Filtered(live, filters, Keeper(place.folder, filters))
+
+
+def filters_of(recipe: Recipe, place: Place) -> dict[str, Filter]:
+    """The live filters of a recipe by label. Raises QiError where what one needs is not there."""
+    from qi_core.filtering import labelled
+
     components = recipe.data.filters
     labels = labelled(components, [installed().name_of(each, KINDS["filter"]) for each in components])
-    filters = {label: component.build(place) for label, component in zip(labels, components, strict=True)}
-    return Filtered(live, filters, Keeper(place.folder, filters))
+    return {label: component.build(place) for label, component in zip(labels, components, strict=True)}
 
 
 def cached(recipe: Recipe, place: Place, bare: Encoders) -> Encoders:
