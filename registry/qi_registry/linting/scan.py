@@ -49,8 +49,8 @@ def scan(
     weights = list(_weights(recipe.source, "source"))
     if not found and not weights:
         raise QiError(
-            f"{type(recipe.source).__name__}: no source of the recipe has files to look at; wanted images, curated, pairs, "
-            "webdataset or another that lists its entries (qi_core.listing.Listed)"
+            f"{type(recipe.source).__name__}: no source of the recipe has files to look at; wanted images, curated, "
+            "pairs, webdataset or another that lists its entries (qi_core.listing.Listed)"
         )
     multiple = _multiple(recipe)
     looked = [_look(recipe, where, component, multiple, most, decode, told) for where, component in found]
