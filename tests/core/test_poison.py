@@ -24,6 +24,8 @@ import torch
 from PIL import Image
 
 from qi_core import Place
+from qi_core.blob import Blob, opened
+from qi_core.pixels import Unusable
 from qi_plugins.source_images.images import Images
 
 GIGABYTE = 2**30
@@ -304,6 +306,14 @@ def test_a_file_that_is_written_to_all_the_time_gives_no_half_pictures(tmp_path:
         stop.set()
         writer.join()
     assert source.report() == {"changed since it was found": 7}
+
+
+def test_a_file_that_is_written_to_between_its_header_and_its_pixels_is_not_used(tmp_path: Path) -> None:
+    path = put(tmp_path / "data", {"a.png": saved(RED, "PNG")}) / "a.png"
+    found, _ = Blob(str(path)).stamped()
+    with pytest.raises(Unusable, match="while it was being read"), opened(found, 2**20, 2**20) as (image, _):
+        path.write_bytes(saved(noise(), "PNG"))
+        assert image.size == (96, 96)
 
 
 def built(run: Path, path: Path, **settings: Any) -> Any:
