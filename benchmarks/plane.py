@@ -43,9 +43,10 @@ from common import table, write
 from qi_core import Condition, Examples, Latents
 from qi_core.plane import server, wire
 from qi_core.plane.client import Care, Puller
+from qi_core.plane.orders import Caps, Orders, Specs
 from qi_core.plane.producer import Call
 from qi_core.plane.ring import Ring
-from qi_core.plane.server import Caps, Door, Orders, Specs
+from qi_core.plane.server import Door
 from qi_core.plane.workers import Threads
 from qi_core.portions import Order, Portion
 

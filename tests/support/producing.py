@@ -22,7 +22,8 @@ import torch
 from qi_core import QiError, Sample, Samples
 from qi_core.plane import server
 from qi_core.plane.child import Make, work
-from qi_core.plane.server import Caps, Door, Orders, Specs
+from qi_core.plane.orders import Caps, Orders, Specs
+from qi_core.plane.server import Door
 from qi_core.plane.workers import Makes, Threads
 from qi_core.portions import Lost, Order, Portion
 

@@ -283,7 +283,7 @@ def _ended(connection: http.client.HTTPConnection) -> bool:
 def hang_up(connection: http.client.HTTPConnection) -> None:
     """Wake whoever waits for it in another thread."""
     with suppress(OSError, AttributeError):
-        connection.sock.shutdown(socket.SHUT_RDWR)
+        socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)  # TLS's own would go on in the clear
 
 
 def _fill(response: http.client.HTTPResponse, buffer: memoryview) -> None:

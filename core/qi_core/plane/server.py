@@ -13,28 +13,23 @@ import re
 import socket
 import sys
 import traceback
-from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from attrs import field, frozen, validators
+from attrs import field, frozen
 
 from qi_core.errors import QiError
 from qi_core.plane import wire
 from qi_core.plane.body import Body
+from qi_core.plane.orders import Busy, Orders, Specs
 
 if TYPE_CHECKING:
     from aiohttp import web
     from aiohttp.typedefs import Handler
     from msgspec import Struct
 
-    from qi_core.plane.workers import Makes
-    from qi_core.portions import Order
 
-KNOWN = 8
-"""Specs that are remembered."""
 SLOWEST_BODY = 60.0
 """Seconds in which a message must have been sent whole."""
 SLOWEST_SEND = 60.0
@@ -44,131 +39,6 @@ TLS_CHUNK = 1 << 18
 FAREWELL = 5.0
 """Seconds that requests have to end in when the server is asked to stop."""
 _SHARD = re.compile(r"[0-9A-Za-z_-][0-9A-Za-z._-]{0,199}")
-
-
-@frozen(kw_only=True)
-class Caps:
-    """What a producer holds at most; beyond, orders are told to come again."""
-
-    orders: int = field(default=64, validator=validators.gt(0))
-    """Orders at once, being made or waiting to be."""
-    bytes: int = field(default=4 << 30, validator=validators.gt(0))
-    """Of portions that are made and not sent yet."""
-    kept: int = field(default=256 << 20, validator=validators.ge(0))
-    """Bytes of portions that were sent, kept for who asks again since they did not arrive whole."""
-
-
-class Busy(Exception):
-    """As much is being done as may be at once."""
-
-
-class Specs:
-    """What a producer can carry out orders by: given to it, by name."""
-
-    def __init__(self, accept: Callable[[str], str]) -> None:
-        """``accept``: checks a definition and gives its name. Raises QiError where this producer can't work by it."""
-        self._accept, self._known = accept, OrderedDict[str, bytes]()
-
-    def add(self, definition: str) -> str:
-        """Raises QiError."""
-        name = self._accept(definition)
-        self._known[name] = definition.encode()
-        self._known.move_to_end(name)
-        while len(self._known) > KNOWN:
-            self._known.popitem(last=False)
-        return name
-
-    def names(self) -> tuple[str, ...]:
-        return tuple(self._known)
-
-    def get(self, name: str) -> bytes | None:
-        return self._known.get(name)
-
-
-class Held:
-    """An order that is being carried out, or its body, for as long as somebody reads it or it is kept."""
-
-    def __init__(self, making: asyncio.Future[Body]) -> None:
-        self.making, self.readers = making, 0
-
-    @property
-    def body(self) -> Body | None:
-        """None while it is made, and where it could not be."""
-        making = self.making
-        return making.result() if making.done() and not making.cancelled() and not making.exception() else None
-
-    @property
-    def size(self) -> int:
-        return self.body.size if self.body else 0
-
-
-class Orders:
-    """Each is carried out once, however often it is asked for while its portion is there."""
-
-    def __init__(self, makes: Makes, caps: Caps) -> None:
-        self.makes, self._caps = makes, caps
-        self._held: OrderedDict[str, Held] = OrderedDict()
-        self.counts = {"orders": 0, "again": 0, "sent": 0, "bytes": 0, "busy": 0, "failed": 0}
-
-    @asynccontextmanager
-    async def answer(self, name: str, order: Order, definition: bytes) -> AsyncGenerator[Body]:
-        """Raises Busy, and what the maker raises."""
-        self.counts["orders"] += 1
-        held = self._held.get(name)
-        if held is not None:
-            self.counts["again"] += 1
-            self._held.move_to_end(name)
-        else:
-            if sum(not each.making.done() for each in self._held.values()) >= self._caps.orders:
-                raise Busy(f"{self._caps.orders} orders are being carried out already")
-            if sum(each.size for each in self._held.values() if each.readers) >= self._caps.bytes:
-                raise Busy(f"{self._caps.bytes} bytes wait to be fetched already")
-            held = self._held[name] = Held(asyncio.wrap_future(self.makes.submit(order, definition)))
-            held.making.add_done_callback(lambda done: self._done(name, done))
-        held.readers += 1
-        try:
-            # Who asks may hang up; the work is still wanted when they ask again.
-            body = await asyncio.shield(held.making)
-            yield body
-            self.counts["sent"] += 1
-            self.counts["bytes"] += body.size
-        finally:
-            held.readers -= 1
-            self._tidy()
-
-    def in_memory(self) -> int:
-        """Bytes."""
-        return sum(held.size for held in self._held.values())
-
-    async def close(self) -> None:
-        """End what is going on."""
-        making = [held.making for held in self._held.values()]
-        for each in making:
-            each.cancel()
-        await asyncio.gather(*making, return_exceptions=True)
-        await asyncio.to_thread(self.makes.close)
-        for held in self._held.values():
-            if held.body:
-                held.body.close()
-        self._held.clear()
-
-    def _done(self, name: str, making: asyncio.Future[Body]) -> None:
-        if making.cancelled() or making.exception() is not None:
-            self._held.pop(name, None)
-            self.counts["failed"] += 1
-        self._tidy()
-
-    def _tidy(self) -> None:
-        """Forget the oldest of those that nobody reads, until no more is kept than there is room for."""
-        idle = {name: held for name, held in self._held.items() if held.body and not held.readers}
-        kept = sum(held.size for held in idle.values())
-        for name, held in idle.items():
-            if kept <= self._caps.kept:
-                return
-            kept -= held.size
-            del self._held[name]
-            if held.body:
-                held.body.close()
 
 
 def application(
@@ -215,12 +85,13 @@ def application(
 
     async def spec(request: web.Request) -> web.Response:
         message = wire.decode(await _read(request), wire.Spec)
-        name = await asyncio.to_thread(specs.add, message.definition)
+        name = await asyncio.to_thread(specs.accept, message.definition)
         if name != message.spec:
             raise QiError(
                 f"version skew: the trainer calls its spec {message.spec}, this producer would call it {name}; "
                 "run the same version of qi on both sides"
             )
+        specs.put(name, message.definition)
         orders.makes.ready(name, message.definition.encode())
         return reply(wire.Health(specs=specs.names()))
 

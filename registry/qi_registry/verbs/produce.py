@@ -82,7 +82,8 @@ async def _serve(args: Namespace, door: object, folder: Path) -> None:
     import os
     import sys
 
-    from qi_core.plane.server import Caps, Door, Orders, Specs, serve, until_stopped
+    from qi_core.plane.orders import Caps, Orders, Specs
+    from qi_core.plane.server import Door, serve, until_stopped
     from qi_core.plane.workers import Care, Workers
     from qi_registry import producing
 

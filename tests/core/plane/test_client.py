@@ -21,9 +21,10 @@ from qi_core import QiError
 from qi_core.packing import body, pack
 from qi_core.plane import wire
 from qi_core.plane.client import Care, Puller
+from qi_core.plane.orders import Caps
 from qi_core.plane.producer import Call
 from qi_core.plane.ring import Ring
-from qi_core.plane.server import Caps, Door
+from qi_core.plane.server import Door
 from qi_core.plane.workers import Threads
 from qi_core.portions import Order, Portion
 from support.producing import ILL, build, definition, ordered, portion_of, serving, told

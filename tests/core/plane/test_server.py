@@ -16,8 +16,9 @@ import pytest
 from qi_core import QiError
 from qi_core.packing import read
 from qi_core.plane import wire
+from qi_core.plane.orders import Caps, Orders, Specs
 from qi_core.plane.producer import Call, Producer
-from qi_core.plane.server import Caps, Door, Orders, Specs, serve
+from qi_core.plane.server import Door, serve
 from qi_core.plane.workers import Threads
 from qi_core.portions import Order, Portion
 from support.producing import ILL, SPEC, build, definition, ordered, portion_of, serving, told

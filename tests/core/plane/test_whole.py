@@ -13,7 +13,7 @@ from pathlib import Path
 from qi_core.plane.client import Care, Puller
 from support.producing import PROGRAM, definition, ordered, portion_of, told
 
-KILLS = 4
+KILLS = 3
 
 
 def producer(path: Path) -> subprocess.Popen[str]:
