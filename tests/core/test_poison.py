@@ -1,6 +1,6 @@
 """Files made to hurt: each is skipped with its reason or comes out as any other picture, and memory stays bounded.
 
-All of it happens in a process of its own, whose memory is measured from its start to its end.
+What could take memory happens in a process of its own, whose memory is measured from its start to its end.
 """
 
 from __future__ import annotations
@@ -311,9 +311,8 @@ def test_a_file_that_is_written_to_all_the_time_gives_no_half_pictures(tmp_path:
 def test_a_file_that_is_written_to_between_its_header_and_its_pixels_is_not_used(tmp_path: Path) -> None:
     path = put(tmp_path / "data", {"a.png": saved(RED, "PNG")}) / "a.png"
     found, _ = Blob(str(path)).stamped()
-    with pytest.raises(Unusable, match="while it was being read"), opened(found, 2**20, 2**20) as (image, _):
+    with pytest.raises(Unusable, match="while it was being read"), opened(found, 2**20, 2**20):
         path.write_bytes(saved(noise(), "PNG"))
-        assert image.size == (96, 96)
 
 
 def built(run: Path, path: Path, **settings: Any) -> Any:
