@@ -88,6 +88,7 @@ class Progress:
     """Tokens of all questions and pictures."""
     said: int = 0
     """Tokens of all answers."""
+    _began: float = field(factory=monotonic)
     _times: deque[float] = field(factory=deque)
 
     @property
@@ -103,7 +104,7 @@ class Progress:
         now = monotonic()
         while self._times and self._times[0] < now - WINDOW:
             self._times.popleft()
-        span = now - self._times[0] if self._times else 0.0
+        span = min(now - self._began, WINDOW)
         return len(self._times) / span if span > 0 else 0.0
 
 
