@@ -71,5 +71,5 @@ def gpu(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
     """Every benchmark that a CPU can run, one after another."""
-    for name in ("startup", "loop", "vae", "mmdit", "rl"):
+    for name in ("startup", "loop", "vae", "mmdit", "rl", "plane", "cache", "first_batch"):
         run(session, "python", f"benchmarks/{name}.py")
