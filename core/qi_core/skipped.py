@@ -11,7 +11,6 @@ from typing import Protocol
 from qi_core.errors import QiError
 from qi_core.seat import seat
 
-
 _quiet = False
 
 

@@ -156,7 +156,9 @@ def test_samples_of_another_data_set_are_not_trained_on() -> None:
             return done
 
     engine = Others(0)
-    with pytest.raises(QiError, match=r"step 1: \d+ was ordered and \d+ came; the producer's data is not the trainer's"):
+    with pytest.raises(
+        QiError, match=r"step 1: \d+ was ordered and \d+ came; the producer's data is not the trainer's"
+    ):
         steps(ordered(engine), 1)
     engine.close()
 
