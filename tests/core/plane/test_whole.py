@@ -10,6 +10,8 @@ import time
 from collections import deque
 from pathlib import Path
 
+import pytest
+
 from qi_core.plane.client import Care, Puller
 from support.producing import PROGRAM, definition, ordered, portion_of, told
 
@@ -24,6 +26,7 @@ def producer(path: Path) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.slow
 def test_kills_of_producers_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
     paths = [tmp_path / "one", tmp_path / "two"]
     running = [producer(path) for path in paths]
