@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from qi_core.live import Channel
-from support.small_run import RECIPE, here, losses, steps, write_recipe
+from support.small_run import RECIPE, here, losses, qi, steps, write_recipe
 
 HEAD, _, REST = RECIPE.partition("[source]")
 SOURCE = """\
@@ -147,3 +147,11 @@ def test_changes_of_the_data_are_replayed_bit_for_bit(
     for stop in (15, 27, 56):
         here("run", recipe, "--folder", broken, "--set", f"train.steps={stop}")
     assert losses(broken) == losses(folder)
+
+
+@pytest.mark.slow
+def test_producers_change_over_at_the_same_steps(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, TEXT)
+    for engine in ("inline", "local"):
+        qi("run", recipe, "--folder", tmp_path / engine, "--set", "train.steps=28", "--set", f"data.engine={engine}")
+    assert losses(tmp_path / "local") == losses(tmp_path / "inline")
