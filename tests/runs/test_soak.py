@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import struct
 import subprocess
@@ -22,7 +23,7 @@ import pytest
 from PIL import Image
 
 from support.noting import Seat, noted
-from support.small_run import RECIPE, environment, losses, steps, wait_for_step, write_recipe
+from support.small_run import RECIPE, environment, losses, steps, write_recipe
 
 SECONDS = float(os.environ.get("QI_SOAK", "0"))
 KILLS = 10 if SECONDS else 2
@@ -51,6 +52,7 @@ least = 0.2
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600 + 10 * SECONDS)
 def test_kills_at_random_moments_change_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every loss is that of an unbroken run inline, bit for bit; every sample comes once an epoch, none lost, none
     doubled, but those that stand in for poisoned ones."""
@@ -84,10 +86,10 @@ def soak(recipe: Path, folder: Path) -> tuple[dict[str, int], int]:
     victims = ["worker", "server", "trainer"] * KILLS
     chance.shuffle(victims)
     pause = 2 * SECONDS / len(victims)
-    trainer, killed = run(recipe, folder, LOCAL, "train.steps=1000000"), dict.fromkeys(victims, 0)
+    trainer, killed, last = run(recipe, folder, LOCAL, "train.steps=1000000"), dict.fromkeys(victims, 0), 0
     try:
         for victim in victims:
-            wait_for_step(trainer, folder, done(folder) + chance.randrange(1, 30))
+            last = goes_on(trainer, folder, last + chance.randrange(1, 30))
             time.sleep(chance.uniform(0.0, pause or 0.5))
             assert trainer.poll() is None, beside(folder, "log").read_text()
             os.kill(trainer.pid if victim == "trainer" else one_of(victim, trainer, chance), signal.SIGKILL)
@@ -95,11 +97,11 @@ def soak(recipe: Path, folder: Path) -> tuple[dict[str, int], int]:
             if victim == "trainer":
                 trainer.wait(LONG)
                 trainer = run(recipe, folder, LOCAL, "train.steps=1000000")
-        wait_for_step(trainer, folder, done(folder) + 20)
+        last = goes_on(trainer, folder, last + 20)
     finally:
         trainer.kill()
         trainer.wait(LONG)
-    return killed, done(folder) + 30
+    return killed, max(losses(folder)) + 30
 
 
 def once_an_epoch(seats: list[Seat]) -> None:
@@ -148,9 +150,18 @@ def beside(folder: Path, suffix: str) -> Path:
     return folder.with_suffix(f".{suffix}")
 
 
-def done(folder: Path) -> int:
-    """The furthest step so far."""
-    return max((int(str(record["step"])) for record in steps(folder)), default=0) if list(folder.glob("log.*")) else 0
+def goes_on(trainer: subprocess.Popen[bytes], folder: Path, step: int) -> int:
+    """Wait for a step; which one is the last then."""
+    deadline, log = time.monotonic() + LONG, folder / "log.jsonl"
+    while time.monotonic() < deadline and trainer.poll() is None:
+        if log.exists():
+            with log.open("rb") as file:  # of a log that grows long, its end
+                file.seek(max(log.stat().st_size - 4000, 0))
+                last = [int(number) for number in re.findall(rb'^{"step": (\d+), "loss"', file.read(), re.MULTILINE)]
+            if last and last[-1] >= step:
+                return last[-1]
+        time.sleep(0.02)
+    raise AssertionError(f"step {step} was not reached: {beside(folder, 'log').read_text()}")
 
 
 def one_of(kind: str, trainer: subprocess.Popen[bytes], chance: random.Random) -> int:
