@@ -341,10 +341,15 @@ class Changer:
                 state = source.state_dict()
                 made(source, source.plan(1)[0])
                 source.load_state_dict(state)
-        except QiError:
+        except (QiError, LookupError, TypeError) as error:
             if isinstance(source, Closing):
                 source.close()
-            raise
+            if isinstance(error, QiError):
+                raise
+            raise QiError(
+                f"source: {type(recipe.source).__name__} can't go on from where the data stands, which another kind of "
+                "source has kept; add it as a part of a mixture, or begin another run from this one with init"
+            ) from error
         return source
 
 

@@ -9,11 +9,16 @@ from qi_core.errors import QiError
 from qi_core.files import write_whole
 from qi_registry import curricula
 from qi_registry.changes import apply_setting
+from qi_registry.kinds import NAME
 from qi_registry.reader import read
-from qi_registry.recipe import Recipe, to_toml
+from qi_registry.recipe import Recipe, to_table, to_toml
 
 LIVE = (*curricula.LIVE, curricula.SECTION)
 """What may be changed while a run goes on."""
+
+
+WHOLE = ("source", "data", "objective", curricula.SECTION)
+"""Sections that are changed at once where a recipe was edited."""
 
 
 def recipe_path(folder: Path) -> Path:
@@ -75,15 +80,29 @@ def changes_at_resume(before: Recipe, recipe: Recipe, sets: tuple[str, ...], fol
 
     Without them the changes that were made while the run went on would be replayed over what was asked for last.
     """
-    old, new = by_key(to_toml(before)), by_key(to_toml(recipe))
-    edited = [f"{key} = {inline(value)}" for key, value in new.items() if old.get(key) != value]
     now, found = read_run_now(folder), []
-    for setting in filter(is_live, (*sets, *edited)):
+    for setting in filter(is_live, (*sets, *_edited(before, recipe))):
         after = apply_setting(now, setting)
         if after != now:
             found.append(setting)
         now = after
     return found
+
+
+def _edited(before: Recipe, after: Recipe) -> list[str]:
+    """Lines that make the one of the other: key by key; of the data and what it is for, a section at once: its keys
+    may depend on each other."""
+    found: list[str] = []
+    tables = to_table(before), to_table(after)
+    for section in WHOLE:
+        old, new = (table.get(section, {}) for table in tables)
+        same = old.get(NAME) == new.get(NAME)
+        changed = {key: value for key, value in new.items() if key == NAME or not same or old.get(key) != value}
+        if changed.keys() - {NAME} or not same:
+            found.append(f"{section} = {inline(changed)}")
+    old, new = by_key(to_toml(before)), by_key(to_toml(after))
+    changed = {key: value for key, value in new.items() if old.get(key) != value}
+    return found + [f"{key} = {inline(value)}" for key, value in changed.items() if key.split(".")[0] not in WHOLE]
 
 
 def inline(value: object) -> str:

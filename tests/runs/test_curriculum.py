@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from qi_core.errors import QiError
 from qi_core.live import Channel
+from qi_registry.assemble import assemble
+from qi_registry.runs import read_run
 from support.small_run import RECIPE, here, losses, qi, steps, write_recipe
 
 HEAD, _, REST = RECIPE.partition("[source]")
@@ -155,3 +158,29 @@ def test_producers_change_over_at_the_same_steps(tmp_path: Path) -> None:
     for engine in ("inline", "local"):
         qi("run", recipe, "--folder", tmp_path / engine, "--set", "train.steps=28", "--set", f"data.engine={engine}")
     assert losses(tmp_path / "local") == losses(tmp_path / "inline")
+
+
+def test_a_recipe_whose_data_was_edited_goes_on_with_it(tmp_path: Path) -> None:
+    """Section by section, since keys may depend on each other: a look-alike without groups is none."""
+    text = TEXT.split("[curriculum]")[0]
+    recipe, folder = write_recipe(tmp_path, text), tmp_path / "run"
+    here("run", recipe, "--folder", folder, "--set", "train.steps=4")
+    run = assemble(read_run(folder), folder)
+    with pytest.raises(QiError, match=r"RenderedText can't go on from where the data stands, .* add it as a part"):
+        run.change(run, "source={ name = 'rendered-text', width = 48 }")
+    run.close_sources()
+    (folder / "events.jsonl").write_text('{"step": 2, "setting": "data.mixture.drawn=0.5"}\n')
+    edited = text.replace("weight = 0", "weight = 3").replace(
+        '["red"]', '["red"], confused = 0.1, look_alikes = ["OQ"]'
+    )
+    recipe.write_text(edited.replace("least = 0.005", "least = 0.001"))
+    here("run", recipe, "--folder", folder, "--set", "train.steps=6")
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    assert [(event["step"], event["setting"].partition(" = ")[0]) for event in events[1:]] == [
+        (4, "source"),
+        (4, "data"),
+    ]
+    resumed = losses(folder)
+    here("run", recipe, "--folder", folder, "--set", "train.steps=7")
+    assert len((folder / "events.jsonl").read_text().splitlines()) == 3, "once"
+    assert resumed.items() <= losses(folder).items()
