@@ -45,7 +45,7 @@ _READER = (
 )  # fmt: skip
 _FILE = re.compile(
     r"^\s*(?:[\w()~+-]+[/\\])*[\w()~+.-]+\.(?:jpe?g|png|gif|webp|avif|bmp|tiff?|heic|psd|svg|raw|cr2|nef|mp4)\s*$"
-    r"|^\s*(?:img|dsc[nf]?|pict|p|image|photo|screenshot|untitled|scan)[\s_-]*\d+(?:[\s_-]?\d+)*\s*$"
+    r"|^\s*(?:img|dsc[nf]?|pict|p|image|photo|screenshot|untitled|scan)[\s_-]*\d+(?:[\s_-]\d+)*\s*$"
     r"|^\s*[0-9a-f]{16,}\s*$|^\s*[\d\s_-]+\s*$"
 )
 _MARKUP = re.compile(
