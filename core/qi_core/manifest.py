@@ -116,14 +116,14 @@ def begin(path: Path, head: Head) -> Begun:
             file.write(head_of(head) + "\n")
             _flush(file)
         return Begun()
-    with path.open("r+b") as old:
-        old.truncate(_whole(old))
-    there, rows = read(path)
+    there, rows = read(path)  # first: what is no manifest of ours must lose nothing
     if there.made_by != head.made_by:
         raise QiError(
             f"{path}: is of other data, another seed or other filters; give another --output, or remove it to begin "
             "anew"
         )
+    with path.open("r+b") as old:
+        old.truncate(_whole(old))
     keys, refused, lost = set[str](), 0, 0
     for row in rows:
         keys.add(row.key)
@@ -168,6 +168,8 @@ def _rows(path: Path) -> Iterator[Row]:
         number = 1
         while line := file.readline(MOST + 1):
             number += 1
+            if len(line) > MOST:
+                raise QiError(f"{path}:{number}: longer than {MOST} bytes; wanted a row of a manifest; remove the line")
             if not line.endswith(b"\n"):
                 return  # being written
             try:

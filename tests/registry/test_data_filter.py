@@ -104,6 +104,17 @@ def test_a_pass_that_was_cut_off_goes_on_and_another_recipe_is_refused(
     assert "is of other data, another seed or other filters" in capsys.readouterr().err
 
 
+def test_a_file_that_is_no_manifest_keeps_every_byte(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notes = tmp_path / "notes.txt"
+    for text in ("mine, without an end of its line", "one\ntwo"):
+        notes.write_text(text)
+        assert main(["data", "filter", str(recipe), "-o", str(notes), "--processes", "1"]) == 2
+        assert "not that of a manifest" in capsys.readouterr().err
+        assert notes.read_text() == text
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="the children of a process are found in /proc")
 def test_a_killed_process_costs_nothing(recipe: Path, manifest: Path, tmp_path: Path) -> None:
