@@ -164,9 +164,10 @@ class Caller:
                         self._pace.settle(reserved, self._needed(answer))
                     return answer
                 except BadAnswer as error:
+                    obeys = bool(error.after) and obeyed + error.after <= self._obey
                     if error.after and self._pace:
-                        self._pace.hold(error.after)
-                    if error.after and obeyed + error.after <= self._obey:
+                        self._pace.hold(error.after if obeys else min(error.after, LONGEST_WAIT))
+                    if obeys:
                         obeyed += error.after
                         wait = error.after + pause(name, 1, self._backoff)  # not all in the same moment
                     elif turn == self.endpoint.retries:

@@ -79,7 +79,7 @@ class Progress:
     left: int = 0
     """Not annotated, for no fault of theirs: the server did not answer. A later start asks again."""
     unfused: int = 0
-    """Of those kept, that lack a fused caption, since no answer would do."""
+    """Of those kept, that lack a fused caption, since no answer would do or the server would not take the question."""
     calls: int = 0
     """Answers read."""
     refused: Counter[str] = field(factory=Counter)
@@ -222,7 +222,7 @@ class _Work:
             try:
                 fused, _ = await self._answered(file, raw)
                 line["fused"] = fused.caption
-            except Refused:  # the annotation is good without it
+            except (Refused, Unfit):  # the annotation is good without it
                 self.progress.unfused += 1
         return line
 

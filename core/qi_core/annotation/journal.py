@@ -108,7 +108,7 @@ class Journal:
         self.before = len(self.done)
         for record in self._failed.read():
             image = str(record.get("image"))
-            if not anew and image not in self.done:
+            if not anew and image not in self.done and self._by_the_same(record):
                 self.done.add(image)
                 self.refused[str(record.get("reason"))] += 1
 
@@ -128,6 +128,10 @@ class Journal:
     def close(self) -> None:
         for lines in (self._kept, self._failed):
             lines.close()
+
+    def _by_the_same(self, record: Mapping[str, Any]) -> bool:
+        """What another model or question failed at is asked for again."""
+        return all(record.get(what) == wanted for what, wanted in self._same.items())
 
     def _require(self, record: Mapping[str, Any]) -> None:
         for what, wanted in self._same.items():

@@ -159,6 +159,14 @@ def test_it_waits_as_long_as_the_server_says_and_calls_nothing_meanwhile(picture
     assert min(second - first, third - second) >= 1, "and that is no failure: nothing is tried again here"
 
 
+def test_a_server_that_wants_to_be_left_alone_for_years_is_given_up(
+    pictures: list[Entry], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qi_core.calls.LONGEST_WAIT", 0.1)
+    with seer(lambda _: web.Response(status=503, headers={"Retry-After": "999999999"})) as url:
+        assert done(pictures[:2], tmp_path / "a.jsonl", asking(url, retries=1)).left == 2
+
+
 def test_calls_keep_to_the_limits_of_requests_and_tokens(pictures: list[Entry], tmp_path: Path) -> None:
     for name, limit in (("r", {"requests": 1200.0}), ("t", {"tokens": 120 * 1200.0})):
         calls: list[float] = []
@@ -231,21 +239,23 @@ def test_what_cannot_be_shown_is_listed_with_its_reason_and_not_asked_for(tmp_pa
 
 
 def test_the_caption_that_is_there_may_be_fused_into_another(pictures: list[Entry], tmp_path: Path) -> None:
-    def say(body: dict[str, Any]) -> str:
+    def say(body: dict[str, Any]) -> Any:
         known = f"raw {number(body)}\n" in question(body)
         if known and number(body) == 2:
             return "No."
+        if known and number(body) == 3:
+            return web.Response(status=400, text="prompt too long")
         return annotation(CAPTION.format(number(body)) + (" It is raw." if known else ""))
 
     bare = evolve(pictures[1], caption=None)
     with seer(say) as url:
-        progress = done([pictures[0], bare, pictures[2]], tmp_path / "a.jsonl", asking(url, fuse=True))
-    first, second, third = sorted(lines(tmp_path / "a.jsonl"), key=lambda line: str(line["image"]))
+        progress = done([pictures[0], bare, *pictures[2:4]], tmp_path / "a.jsonl", asking(url, fuse=True))
+    first, second, third, fourth = sorted(lines(tmp_path / "a.jsonl"), key=lambda line: str(line["image"]))
     assert (first["caption"], first["fused"]) == (CAPTION.format(0), CAPTION.format(0) + " It is raw.")
     assert not {"fused", "raw"} & second.keys()
-    assert "fused" not in third, "the annotation is kept without what failed"
-    assert third["raw"] == "raw 2"
-    assert (progress.kept, progress.unfused) == (3, 1)
+    assert not [line for line in (third, fourth) if "fused" in line], "the annotation is kept without what failed"
+    assert (third["raw"], fourth["raw"]) == ("raw 2", "raw 3")
+    assert (progress.kept, progress.unfused) == (4, 2)
 
 
 def test_a_server_that_is_gone_ends_it_and_what_was_not_answered_is_not_given_up(
@@ -296,6 +306,9 @@ def test_annotations_that_answer_other_questions_do_not_come_into_one_file(
         done(pictures[:2], out, asking(url))
         with pytest.raises(QiError, match="holds annotations by another prompt"):
             done(pictures, out, asking(url, fuse=True))
+        other = tmp_path / "b.failed.jsonl"
+        other.write_text(json.dumps({"image": "photos/00.png", "reason": "no", "model": "blind", "prompt": "x"}) + "\n")
+        assert done(pictures[:1], tmp_path / "b.jsonl", asking(url)).kept == 1, "what another model failed at is asked"
         journal = Journal(out, model="seer", prompt=asking(url).name)
         with pytest.raises(QiError, match="another process is writing to it"):
             done(pictures, out, asking(url))
