@@ -21,6 +21,8 @@ def keys_of(path: Path) -> Iterator[str]:
                 number += 1
                 if len(line) > MOST:
                     raise QiError(f"{path}:{number}: longer than {MOST} bytes; wanted a key a line; correct it")
+                if number == 1:
+                    line = line.removeprefix(b"\xef\xbb\xbf")  # as some editors save UTF-8
                 if line.strip():
                     yield _key(line, f"{path}:{number}")
     except OSError as error:

@@ -32,6 +32,13 @@ def test_keys_on_a_list_are_dropped_or_kept(tmp_path: Path) -> None:
     check_filter(Listed(path=path))
 
 
+def test_the_mark_that_some_editors_put_first_is_no_part_of_a_key(tmp_path: Path) -> None:
+    path = tmp_path / "dropped.txt"
+    for line in ("sample-1", '{"key": "sample-1"}'):
+        path.write_text(line + "\n", encoding="utf-8-sig")
+        assert kept(Listed(path=path), evolve(SAMPLE, key="sample-1")) == [False]
+
+
 def test_a_list_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     with pytest.raises(QiError, match="the list of keys cannot be read"):
         Listed(path=tmp_path / "nowhere").build(PLACE)
