@@ -17,6 +17,8 @@ MOST = 1_000_000
 """Shards of one source; a pattern that gives more is taken for a slip."""
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_SIGNED = re.compile(r"sig|token|credential|expires|policy", re.IGNORECASE)
+"""In the query of an address: it is a signature, another one tomorrow, and not what tells one file from another."""
 
 
 @frozen
@@ -35,8 +37,11 @@ class Shard:
 
     @property
     def unsigned(self) -> str:
-        """Its place without the query of an address."""
-        return self.place.partition("?")[0] if self.remote else os.path.abspath(self.place)
+        """Its place without the signature of an address. Other queries (``?file=7``) say which file it is."""
+        if not self.remote:
+            return os.path.abspath(self.place)
+        place, _, query = self.place.partition("?")
+        return place if _SIGNED.search(query) else self.place
 
 
 def is_address(place: str) -> bool:
@@ -63,7 +68,16 @@ def shards(patterns: Sequence[str]) -> tuple[Shard, ...]:
                 "them, a pattern such as 'data/shard-{000000..000099}.tar' or 'data/*.tar', an address, or a .txt that "
                 "lists them"
             )
-    return tuple(Shard(place, name) for place, name in zip(places, _names(list(places)), strict=True))
+    found = tuple(Shard(place, name) for place, name in zip(places, _names(list(places)), strict=True))
+    once: set[str] = set()
+    for shard in found:  # one place in the cache would stand for both
+        if shard.unsigned in once:
+            raise QiError(
+                f"source.shards: {shard.unsigned} is named twice, with two signatures; wanted each shard once; take "
+                "one out"
+            )
+        once.add(shard.unsigned)
+    return found
 
 
 def _places(pattern: str) -> Iterator[str]:

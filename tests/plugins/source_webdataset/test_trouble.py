@@ -203,6 +203,7 @@ def test_a_server_that_lies_is_not_believed(told: str, body: int, wanted: str, t
         (["data/s-000.tar", "data"], "is named twice"),
         (["data/a.tar.gz"], "a compressed tar has no random access"),
         (["http://me:pw@host/a.tar"], "without user and password"),
+        (["http://host/a.tar?X-Sig=pw1", "http://host/a.tar?X-Sig=pw2"], "named twice, with two signatures"),
         (["http://host/{0..9999999}.tar"], "no range of shards"),
     ],
 )
