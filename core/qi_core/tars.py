@@ -18,7 +18,7 @@ from qi_core.entries import EXTENSIONS, Entry, Limits, caption_of, category_of
 from qi_core.pixels import Unusable
 from qi_core.skipped import Skip
 
-_REFERENCE = re.compile(r"ref(\d+)\.(.+)")
+_REFERENCE = re.compile(r"ref([0-9]{1,9})\.(.+)")
 _METADATA = re.compile(r"__[^/]*__($|/)")
 
 
@@ -87,11 +87,12 @@ def parts(suffixes: Sequence[str], caption_extension: str, categories: bool = Fa
     holds the caption."""
     if len(set(suffixes)) < len(suffixes):
         raise Unusable("two members of one name", ", ".join(suffixes))
-    references = {
-        int(match[1]): suffix
-        for suffix in suffixes
-        if (match := _REFERENCE.fullmatch(suffix)) and f".{match[2]}" in EXTENSIONS
-    }
+    references: dict[int, str] = {}
+    for suffix in suffixes:
+        if (match := _REFERENCE.fullmatch(suffix)) and f".{match[2]}" in EXTENSIONS:
+            if (number := int(match[1])) in references:
+                raise Unusable("two references of one number", f"{references[number]}, {suffix}")
+            references[number] = suffix
     pictures = [suffix for suffix in suffixes if f".{suffix}" in EXTENSIONS]
     if not pictures:
         raise Unusable("no picture under this name", ", ".join(suffixes))
