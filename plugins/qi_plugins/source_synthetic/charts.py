@@ -69,11 +69,7 @@ def chart(filler: Filler, element: Element, box: Box, path: str) -> Told:
     count = filler.count(element.items)
     if kind == "pie":
         return _pie(filler, element, box, path, count)
-    numbers: list[int] = []
-    while len(numbers) < count:
-        number = 100 + pick(filler.dice, 900)
-        if filler.vocabulary.belongs(str(number)):
-            numbers.append(number)
+    numbers = [filler.vocabulary.amount(filler.dice) for _ in range(count)]
     values = _Values(numbers=numbers, texts=[str(number) for number in numbers], most=max(numbers))
     draw = _bars if kind == "bars" else _upright
     labels = draw(filler, element, box, path, values, kind)

@@ -85,6 +85,10 @@ class Vocabulary:
         own = {name: tuple(text for text in texts if self.belongs(text)) for name, texts in more.items()}
         return {**self.lists, **own}
 
+    def amount(self, dice: Random) -> int:
+        """Of three digits. Raises QiError where none is of this split."""
+        return int(self._first(lambda: str(100 + pick(dice, 900)), "numbers of three digits"))
+
     def address(self, dice: Random) -> str:
         """An English word in small letters, for what has none in other languages."""
         return self.latin[pick(dice, len(self.latin))]
