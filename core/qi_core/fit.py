@@ -13,7 +13,7 @@ from attrs import evolve, frozen
 from qi_core.blob import Blob, opened
 from qi_core.data import Origin, Sample
 from qi_core.entries import Entry, Limits
-from qi_core.pixels import Colour, Unusable, decode, decoding, is_turned, refuse_misfit, resize, size_of
+from qi_core.pixels import Colour, Unusable, decoding, is_turned, refuse_misfit, resize, size_of
 from qi_core.shuffling import number_of
 from qi_core.sizes import Size, crop_box, nearest, own_size, scale
 
@@ -105,10 +105,14 @@ class Fit:
             origin=origin,
         )
 
-    def whole(self, entry: Entry) -> Any:
+    @contextmanager
+    def whole(self, entry: Entry) -> Generator[Any]:
         """The picture of Pillow's as it is stored: upright, RGB, on the stated background. Raises Unusable."""
-        with opened(entry.image, self.limits.file, self.limits.pixels) as (image, _):
-            return decode(image, 1.0, self.background)
+        with (
+            opened(entry.image, self.limits.file, self.limits.pixels) as (image, _),
+            decoding(image, 1.0, self.background) as rgb,
+        ):
+            yield rgb
 
     def caption(self, entry: Entry, epoch: int = 0) -> str:
         """Of several, that of the epoch. Without space around it. Raises Unusable."""

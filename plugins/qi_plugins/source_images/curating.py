@@ -224,7 +224,9 @@ def _maker(fit: Fit, quality: Quality) -> Make:
 
     def make(entry: Entry, epoch: int) -> Sample:
         if quality.asks() and entry.key not in passed:
-            if failed := quality.judge(fit.whole(entry)):
+            with fit.whole(entry) as picture:
+                failed = quality.judge(picture)
+            if failed:
                 raise failed
             passed.add(entry.key)
         return evolve(fit.make(entry, epoch), category=entry.category or UNCATEGORISED)

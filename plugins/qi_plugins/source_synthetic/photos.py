@@ -9,7 +9,7 @@ from typing import Any
 from attrs import frozen
 
 from qi_core import QiError
-from qi_core.pixels import Unusable, decode, prepare, read_header, size_of
+from qi_core.pixels import Unusable, decoding, prepare, read_header, size_of
 from qi_core.sizes import Size, crop_box, scale
 from qi_core.strings import pick
 
@@ -49,6 +49,8 @@ class Photos:
 
     def picture(self, name: str, height: int, width: int, dice: Random) -> Any:
         """RGB of that size, cropped anywhere. Raises Unusable."""
+        from PIL import Image
+
         target = Size(height=height, width=width)
         try:
             with (self.folder / name).open("rb") as file:
@@ -57,13 +59,12 @@ class Photos:
                 factor = scale(size, target)
                 if factor > 2:
                     raise Unusable("background too small", f"{name}: {size.width}x{size.height} for {width}x{height}")
-                upright = decode(image, factor, (255, 255, 255))
+                with decoding(image, factor, (255, 255, 255)) as upright:
+                    whole = Size(height=upright.height, width=upright.width)
+                    box = crop_box(whole, target, dice.random(), dice.random())
+                    return upright.resize((width, height), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
         except OSError as error:
             raise Unusable("background cannot be read", f"{name}: {error.strerror}") from error
-        from PIL import Image
-
-        box = crop_box(Size(height=upright.height, width=upright.width), target, dice.random(), dice.random())
-        return upright.resize((width, height), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
 
     def caption(self, name: str) -> str:
         """What stands in the .txt beside it; empty where there is none, or it quotes something that would not be in

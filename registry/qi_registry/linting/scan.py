@@ -166,7 +166,7 @@ def _weights(part: Any, where: str) -> Iterator[Looked]:
 def _decoded(listing: Listing) -> Listing:
     """With what comes of decoding its pictures whole."""
     from qi_core.blob import opened
-    from qi_core.pixels import Unusable, decode
+    from qi_core.pixels import Unusable, decoding
     from qi_core.sizes import PILLOWS_OWN_LIMIT
 
     problems: list[Problem] = []
@@ -174,8 +174,11 @@ def _decoded(listing: Listing) -> Listing:
         if picture is None:
             continue
         try:
-            with opened(picture.stored, pictures.MOST, PILLOWS_OWN_LIMIT) as (image, _):
-                decode(image, 1.0, (255, 255, 255))
+            with (
+                opened(picture.stored, pictures.MOST, PILLOWS_OWN_LIMIT) as (image, _),
+                decoding(image, 1.0, (255, 255, 255)),
+            ):
+                pass
         except Unusable as error:
             problems.append(Problem(reason=error.reason, detail=error.detail))
     return evolve(listing, problems=(*listing.problems, *problems)) if problems else listing
