@@ -25,11 +25,13 @@ import msgspec
 from msgspec import Struct
 
 from qi_core.errors import QiError
+from qi_core.place import Closing
 from qi_core.plane.body import Spool
 from qi_core.portions import Order, Portion
 
 Make: TypeAlias = Callable[[Order], Portion]
-"""Carries out orders of one spec. Raises QiError where one can't be."""
+"""Carries out orders of one spec. Raises QiError where one can't be. One that is ``Closing`` is closed when its spec is
+an old one; at the end ``farewell`` is called alone."""
 Build: TypeAlias = Callable[[bytes], Make]
 """From a spec's definition. Raises QiError where this machine can't."""
 
@@ -120,7 +122,9 @@ def work(build: Build, farewell: Callable[[], None] = lambda: None) -> None:
             makers[task.spec] = build(task.definition.encode())
         makers.move_to_end(task.spec)
         while len(makers) > SPECS:
-            makers.popitem(last=False)
+            _, old = makers.popitem(last=False)
+            if isinstance(old, Closing):
+                old.close()
         if not task.order:
             return Reply(kind="built"), None
         portion = makers[task.spec](wire.order_of(task.order.encode()))
