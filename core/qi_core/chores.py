@@ -37,12 +37,12 @@ def changes(run: Run) -> None:
         _move(run, run.scheduled)
     while run.replay and run.replay[0].step <= run.step:
         change = run.replay.pop(0)
-        run.change(run, change.setting).apply()
+        together(run.strategy.team, partial(run.change, run, change.setting)).apply()
         run.tell(change)
     requests = list(run.channel.requests()) if run.main else []
     for number, setting in enumerate(run.strategy.team.send([request.setting for request in requests])):
         try:
-            change, effect = together(run.strategy.team, partial(_accept, run, setting))
+            change, effect = _accept(run, setting)
         except QiError as error:
             if run.main:
                 requests[number].answer(str(error), None)
@@ -58,18 +58,20 @@ def changes(run: Run) -> None:
 
 
 def _accept(run: Run, setting: str) -> tuple[Change, Effect]:
-    """Checked, fenced at a step, and on rank 0 written down."""
-    effect = run.change(run, run.resolve(setting, run.step))
-    step = run.step
-    if effect.data and run.data.fence == "drain" and isinstance(run.feed, Ordered):
-        step = run.feed.hold(run.step)
-    change = Change(step=step, setting=run.resolve(setting, step))
+    """Checked by all ranks, then fenced at a step and on rank 0 written down. Raises QiError, and nothing has
+    changed."""
+    team = run.strategy.team
+    effect = together(team, lambda: run.change(run, run.resolve(setting, run.step)))
+    drained = run.feed if effect.data and run.data.fence == "drain" and isinstance(run.feed, Ordered) else None
     try:
-        if run.main:
-            run.ledger.append(change)
+        step = drained.fence(run.step) if drained else run.step
+        change = Change(step=step, setting=run.resolve(setting, step))
+        together(team, lambda: run.ledger.append(change) if run.main else None)
     except QiError:
         effect.drop()
         raise
+    if drained:
+        drained.hold(step)
     return change, effect
 
 

@@ -114,11 +114,13 @@ class Ordered:
         """What the curriculum has for this step is in effect: it may be planned, and those until the next move."""
         self._cleared = step
 
-    def hold(self, step: int) -> int:
-        """Nothing is planned from this step on, or from the next that is not planned already, until ``begin``. Which
-        step that is."""
-        self._until = max(step, self._step)
-        return self._until
+    def fence(self, step: int) -> int:
+        """This step, or the next that is not planned already."""
+        return max(step, self._step)
+
+    def hold(self, step: int) -> None:
+        """Nothing is planned from this step on, until ``begin``."""
+        self._until = step
 
     def _may_plan(self) -> bool:
         fenced = self._until is not None and self._step >= self._until

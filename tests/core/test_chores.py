@@ -179,3 +179,26 @@ def test_a_change_that_cannot_be_written_down_is_made_by_no_rank(make: Callable[
 
     assert all_well(on_ranks(2, work)) == [[], []]
     assert "cannot be written" in (tmp_path / "0" / "control" / "1.reply").read_text()
+
+
+def test_a_change_that_one_rank_refuses_is_written_down_by_none(make: Callable[..., Run], tmp_path: Path) -> None:
+    """Else a resume would make it, though who asked was told that it isn't."""
+
+    def work(rank: Replica) -> list[str]:
+        folder, made = tmp_path / f"{rank.team.rank}", list[str]()
+        run = make(rank, folder=folder)
+
+        def change(run: Run, setting: str) -> Effect:
+            if rank.team.rank:
+                raise QiError("no such folder here")
+            return Effect(apply=lambda: made.append(setting))
+
+        run.change = change
+        run.channel.folder.mkdir(parents=True)
+        if rank.team.rank == 0:
+            (run.channel.folder / "1.set").write_text("source.path=elsewhere")
+        chores.changes(run)
+        return [*made, *(each.setting for each in run.ledger.read())]
+
+    assert all_well(on_ranks(2, work)) == [[], []]
+    assert "rank 1: no such folder here" in (tmp_path / "0" / "control" / "1.reply").read_text()

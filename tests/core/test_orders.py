@@ -127,8 +127,9 @@ def test_a_fence_lets_through_what_was_planned_and_nothing_after_it(late: Late) 
     feed = ordered(late, ahead=2)
     with feed:
         feed.next()
-        fence = feed.hold(1)
+        fence = feed.fence(1)
         assert fence == 3, "steps 1 and 2 are on their way"
+        feed.hold(fence)
         assert [keys(feed.next())[0] for _ in range(2)] == ["12", "24"]
         source = Pictures()
         source.load_state_dict({"n": 1000})
