@@ -93,7 +93,8 @@ def _memory(recipe: Recipe, encoders: Encoders, strategy: Strategy) -> Memory | 
     if not (isinstance(encoders.autoencoder, CachedAutoencoder) and isinstance(encoders.cache, Shelf)):
         return None
     table = to_table(recipe)
-    told = [version("qi"), table["data"].get("filters"), _identity(table["autoencoder"], strategy).decode()]
+    filters = [_identity(each, strategy).decode() for each in table["data"].get("filters") or ()]
+    told = [version("qi"), filters, _identity(table["autoencoder"], strategy).decode()]
     return Memory(encoders.cache, encoders.autoencoder, json.dumps(told, sort_keys=True).encode())
 
 

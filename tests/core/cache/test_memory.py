@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,14 @@ def test_who_is_remembered_is_not_opened(recipe: Path, tmp_path: Path, monkeypat
     Image.effect_noise((24, 24), 10).convert("RGB").save(touched)
     here("run", recipe, "--folder", tmp_path / "c")
     assert made == ["4.png"], "its file is another"
+
+
+def test_who_is_remembered_was_let_through_by_the_same_list(recipe: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "listed.txt"
+    path = str(listed).replace("\\", "/")
+    recipe.write_text(recipe.read_text() + f'[[data.filters]]\nname = "listed"\npath = "{path}"\n')
+    for run, key in (("a", "0.png"), ("b", "4.png")):
+        listed.write_text(f"{key}\n")
+        here("run", recipe, "--folder", tmp_path / run)
+        refused = [json.loads(line)["key"] for line in (tmp_path / run / "skipped.jsonl").read_text().splitlines()]
+        assert refused == [key]
