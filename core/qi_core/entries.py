@@ -73,6 +73,11 @@ def category_of(record: dict[str, Any]) -> str:
     return cleaned(category or "")
 
 
+def category_if_any(record: dict[str, Any]) -> str:
+    """The same where nobody asked for it: what is no string (a number, say) is none, and costs no sample."""
+    return cleaned(record["category"]) if isinstance(record.get("category"), str) else ""
+
+
 def caption_of(record: dict[str, Any]) -> str | None:
     """The caption of a JSON record. Raises Unusable if it is no string."""
     caption = next((record[name] for name in ("caption", "text", "prompt") if record.get(name) is not None), None)

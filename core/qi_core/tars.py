@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import Any, BinaryIO, NamedTuple
 
 from qi_core.blob import Blob
-from qi_core.entries import EXTENSIONS, Entry, Limits, caption_of, category_of
+from qi_core.entries import EXTENSIONS, Entry, Limits, caption_of, category_if_any, category_of
 from qi_core.pixels import Unusable
 from qi_core.skipped import Skip
 
@@ -117,7 +117,7 @@ def entry(key: str, chosen: Parts, stored: Mapping[str, Blob], limits: Limits, c
         image=stored[chosen.image],
         caption=stored[chosen.caption] if chosen.caption else caption_of(record),
         references=tuple(stored[suffix] for suffix in chosen.references),
-        category=category_of(record) if categories else "",
+        category=category_of(record) if categories else category_if_any(record),
     )
 
 

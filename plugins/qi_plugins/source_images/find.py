@@ -12,7 +12,7 @@ from typing import Any
 from attrs import define, field
 
 from qi_core.blob import Blob
-from qi_core.entries import EXTENSIONS, Entry, Limits, caption_of, category_of, cleaned, texts_of
+from qi_core.entries import EXTENSIONS, Entry, Limits, caption_of, category_if_any, category_of, cleaned, texts_of
 from qi_core.errors import QiError
 from qi_core.jsonlines import records
 from qi_core.pixels import Unusable
@@ -39,8 +39,9 @@ def find(
 ) -> Found:
     """Raises QiError if there is nothing at ``path``.
 
-    ``categories``: look for them too: a folder's own are its subfolders; JSON records say theirs. ``shares``: the keys
-    of the captions of a JSONL, each with its share.
+    ``categories``: every record must have a right one or none, and those of shards are read for them. Without, what
+    is at hand is told all the same: a folder's subfolders, what a line of a JSONL or a .json with a caption says.
+    ``shares``: the keys of the captions of a JSONL, each with its share.
     """
     place = Path(path).expanduser()
     if shares and (place.is_dir() or place.suffix == ".tar"):
@@ -137,6 +138,6 @@ def _line(
         image=Blob(os.path.join(folder, image)),
         caption=caption_of(record),
         references=tuple(Blob(os.path.join(folder, item)) for item in references),
-        category=category_of(record) if categories else "",
+        category=category_of(record) if categories else category_if_any(record),
         texts=texts_of(record, shares),
     )

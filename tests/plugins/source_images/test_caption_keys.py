@@ -29,6 +29,13 @@ def built(folder: Path, path: str, **settings: Any) -> Any:
     return Images(path=path, side=32, **settings).build(place, 16)
 
 
+def test_a_category_of_a_line_is_known_to_whoever_asks_and_costs_no_sample_where_it_is_none(tmp_path: Path) -> None:
+    said = ["people/portrait ", 3, None]
+    path = written(tmp_path, [{"caption": str(n), "category": category} for n, category in enumerate(said)])
+    samples = built(tmp_path, path).draw(3)
+    assert {sample.prompt: sample.category for sample in samples} == {"0": "people/portrait", "1": "", "2": ""}
+
+
 def test_captions_come_by_their_shares_another_in_each_epoch_and_the_same_for_one_ticket(tmp_path: Path) -> None:
     path = written(tmp_path, [{"raw": "r", "caption": "c"}] * 100)
     source = built(tmp_path, path, caption_keys=KEYS)

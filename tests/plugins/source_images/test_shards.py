@@ -102,6 +102,13 @@ def test_members_that_make_no_sample_are_counted(tmp_path: Path, place: Place) -
             ("5.txt", b"twice"),
             ("6.png", picture(6)),
             ("6.json", b"{"),
+            ("7.png", picture(7)),
+            ("7.ref1.png", picture(1)),
+            ("7.ref01.png", picture(2)),
+            ("7.txt", b"which of the two?"),
+            ("8.png", picture(8)),
+            (f"8.ref{'9' * 5000}.png", picture(1)),
+            ("8.txt", b"no number of a reference"),
         ],
     )
     source = Images(path=str(tmp_path / "a.tar"), side=32).build(place, 16)
@@ -109,7 +116,8 @@ def test_members_that_make_no_sample_are_counted(tmp_path: Path, place: Place) -
     assert source.report() == {
         "no picture under this name": 1,
         "caption missing": 1,
-        "several pictures under one name": 1,
+        "several pictures under one name": 2,
+        "two references of one number": 1,
         "two members of one name": 1,
         "caption is no text": 1,
     }
