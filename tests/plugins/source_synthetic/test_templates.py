@@ -54,6 +54,15 @@ def own(folder: Path, text: str = OWN) -> Path:
     return folder
 
 
+def test_a_chart_ends_where_no_number_is_of_the_split(tmp_path: Path) -> None:
+    head, _, _ = OWN.partition("[[elements]]")
+    chart = '[[elements]]\nkind = "chart"\nbox = [0.1, 0.1, 0.8, 0.8]\ncharts = ["columns"]\n'
+    folder = own(tmp_path / "own", head + chart)
+    source = build(tmp_path, folder=folder, shipped=False, ratios=("1:1",), held_out=1e-9, split="held-out")
+    with pytest.raises(QiError, match=r"times numbers of three digits.* none of it belongs to split 'held-out'"):
+        source.make((0, 0))
+
+
 def test_the_contracts(tmp_path: Path) -> None:
     check_component(Templates)
     check_source(Templates(side=256), multiple=16)
