@@ -44,7 +44,7 @@ def test_a_run_on_a_curated_set_says_what_it_removed_and_goes_on_bit_for_bit(tmp
 
     lines = (tmp_path / "unbroken" / "skipped.jsonl").read_text().splitlines()
     skipped = [json.loads(line) for line in lines]
-    assert {line["reason"] for line in skipped} == {"not clear"}
+    assert {line["reason"] for line in skipped} == {"taught: not clear"}
     assert all("at least 170 wanted" in line["detail"] for line in skipped)
     # Of orange on purple and orange on cyan the bar takes the second, so 60 good ones cost about 60 bad ones.
     assert 30 < len(skipped) < 100
