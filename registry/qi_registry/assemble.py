@@ -10,7 +10,7 @@ from qi_core.errors import QiError
 from qi_core.place import Place
 from qi_registry.curricula import Unfolding, at_step
 from qi_registry.recipe import Recipe, to_table, to_toml
-from qi_registry.runs import LIVE, by_key, different_lines, is_live, read_run
+from qi_registry.runs import FIXED, LIVE, by_key, different_lines, is_live, read_run
 from qi_registry.weights import AVERAGED, TRAINED, base_store, plain
 
 if TYPE_CHECKING:
@@ -301,8 +301,11 @@ class Changer:
 
         before, recipe = self._here, here.recipe
         refuse_preview(recipe.preview, run.encoders)
+        _refuse_other_shadows(before.recipe, recipe)
         changed = specs.digest(recipe) != specs.digest(before.recipe) or here.origin != before.origin
-        source = self._source(run, recipe, tried) if changed else None
+        if run.spec is None:  # its source draws, and keeps pictures that it has drawn
+            _refuse_other_data(before.recipe, recipe)
+        source = self._source(run, recipe, tried) if changed and run.spec is not None else None
 
         def drop() -> None:
             if isinstance(source, Closing):
@@ -318,8 +321,9 @@ class Changer:
             lr = getattr(recipe.optimizer, "lr", None)
             if lr is not None:
                 run.optimizer.lr = run.peak = lr
-            if source is not None:
+            if changed:
                 run.objective = recipe.objective
+            if source is not None:
                 if run.position:
                     source.load_state_dict(run.position)
                 run.renew(source, specs.spec(recipe, source, run.encoders, run.strategy))
@@ -335,9 +339,14 @@ class Changer:
 
         source = specs.source(recipe, self._place)
         try:
+            if not isinstance(source, Planned):
+                raise QiError(
+                    f"source: {type(recipe.source).__name__} draws its samples itself, and this run's source is one "
+                    "that plans; begin another run from this one with init"
+                )
             if run.position:
                 source.load_state_dict(run.position)
-            if tried and isinstance(source, Planned):
+            if tried:
                 state = source.state_dict()
                 made(source, source.plan(1)[0])
                 source.load_state_dict(state)
@@ -358,8 +367,30 @@ def refuse_if_fixed(setting: str) -> None:
     if not is_live(setting):
         key = setting.partition("=")[0].strip()
         raise QiError(
-            f"{key}: can't be changed while a run goes on (what can: {', '.join(LIVE)}); "
-            "stop the run and resume it with --set"
+            f"{key}: can't be changed while a run goes on (what can: {', '.join(LIVE)}, but for "
+            f"{', '.join(FIXED)}); stop the run and resume it with --set"
+        )
+
+
+def _refuse_other_shadows(before: Recipe, after: Recipe) -> None:
+    """Raises QiError for an objective that needs other copies of the weights than the run keeps."""
+    from qi_core.shadow import Shadowed
+
+    old, new = (each.shadows() if isinstance(each, Shadowed) else {} for each in (before.objective, after.objective))
+    if dict(old) != dict(new):
+        raise QiError(
+            f"objective: {type(after.objective).__name__} needs other copies of the weights "
+            f"({', '.join(new) or 'none'}) than this run keeps; begin another run from this one with init"
+        )
+
+
+def _refuse_other_data(before: Recipe, after: Recipe) -> None:
+    """Raises QiError if the data would change."""
+    old, new = ((each.source, each.data.mixture, each.data.filters) for each in (before, after))
+    if old != new:
+        raise QiError(
+            f"source: {type(before.source).__name__} draws its samples itself, so it can't be changed while a run goes "
+            "on; stop the run and resume it with --set"
         )
 
 

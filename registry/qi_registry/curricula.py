@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 SECTION = "curriculum"
 LIVE = ("sampler", "optimizer.lr", "preview", "guidance", "objective", "source", "data")
 """What a stage of a curriculum may change."""
+FIXED = ("data.engine", "data.workers", "data.portion", "data.cache", "data.patience", "data.broken")
+"""But for these, which a run has from its start."""
 
 
 def is_within(setting: str, keys: Iterable[str]) -> bool:
@@ -162,15 +164,16 @@ def mistakes(recipe: Recipe, registry: Registry | None = None) -> list[Mistake]:
 def _of_stages(recipe: Recipe, registry: Registry | None) -> Iterator[Mistake]:
     here, plan = Unfolding.of(recipe, registry), unfolded(recipe, registry)
     assert plan is not None
-    told = set[str]()  # a stage may begin with what is wrong in the one before
+    known = set[str]()  # a stage may begin with what is wrong in the one before
     for number, span in enumerate(plan.spans()):
         where = (SECTION, "stages", number)
         last = span.begin + span.transition if span.end is None else min(span.begin + span.transition, span.end - 1)
         for step in sorted({span.begin, last}):
             state = plan.at(step)
             for line in state.settings:
-                if not is_within(line, LIVE):
-                    yield Mistake(where, f"{line}: can't be changed while a run goes on (what can: {', '.join(LIVE)})")
+                if not is_within(line, LIVE) or is_within(line, FIXED):
+                    told = f"what can: {', '.join(LIVE)}, but for {', '.join(FIXED)}"
+                    yield Mistake(where, f"{line}: can't be changed while a run goes on ({told})")
                     return
             try:
                 here = here.to(step)
@@ -178,9 +181,9 @@ def _of_stages(recipe: Recipe, registry: Registry | None) -> Iterator[Mistake]:
                 yield from (Mistake(where, mistake) for mistake in error.mistakes)
                 return
             for key, what in _unfit(here.recipe, state):
-                if key not in told:
+                if key not in known:
                     yield Mistake(where, f"{key}: {what}")
-                told.add(key)
+                known.add(key)
 
 
 def _unfit(recipe: Recipe, state: State) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,8 @@ from qi_registry.recipe import Recipe, to_table, to_toml
 
 LIVE = (*curricula.LIVE, curricula.SECTION)
 """What may be changed while a run goes on."""
-
+FIXED = curricula.FIXED
+"""But for these."""
 
 WHOLE = ("source", "data", "objective", curricula.SECTION)
 """Sections that are changed at once where a recipe was edited."""
@@ -59,7 +60,7 @@ def read_run_now(folder: Path, sets: tuple[str, ...] = ()) -> Recipe:
 
 def is_live(setting: str) -> bool:
     """Whether a live run can take a setting (``sampler.steps=8``)."""
-    return curricula.is_within(setting, LIVE)
+    return curricula.is_within(setting, LIVE) and not curricula.is_within(setting, FIXED)
 
 
 def keep(recipe: Recipe, folder: Path) -> None:
@@ -97,7 +98,8 @@ def _edited(before: Recipe, after: Recipe) -> list[str]:
     for section in WHOLE:
         old, new = (table.get(section, {}) for table in tables)
         same = old.get(NAME) == new.get(NAME)
-        changed = {key: value for key, value in new.items() if key == NAME or not same or old.get(key) != value}
+        live = {key: value for key, value in new.items() if f"{section}.{key}" not in FIXED}
+        changed = {key: value for key, value in live.items() if key == NAME or not same or old.get(key) != value}
         if changed.keys() - {NAME} or not same:
             found.append(f"{section} = {inline(changed)}")
     old, new = by_key(to_toml(before)), by_key(to_toml(after))

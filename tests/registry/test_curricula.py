@@ -126,6 +126,11 @@ def test_weights_by_hand_stand_in_place_of_those_of_the_stage(registry: Registry
         ),
         (".letters='XYZ'", ".lettres='XYZ'", "curriculum.stages[1]: source.parts.real.source.lettres='XYZ': source"),
         ("optimizer.lr", "train.batch", "curriculum.stages[2]: train.batch=1e-4: can't be changed while a run goes on"),
+        (
+            "optimizer.lr",
+            "data.portion",
+            "curriculum.stages[2]: data.portion=1e-4: can't be changed while a run goes on",
+        ),
         ("steps = 10\nmix", "steps = 0\nmix", "curriculum.stages: stages[1].steps is 0, which means to the end; only"),
         ("{ real = 0.5, drawn = 0.5 }", "{ real = 0 }", "curriculum.stages[1].mixture: 'mixture' sums to nothing"),
         ("extra = 0.6", "extra = 'x'", "curriculum.stages[2].mixture.extra: found 'x'; wanted a number"),
