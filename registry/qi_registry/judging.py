@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import os
+import shutil
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from attrs import evolve, frozen
 
@@ -75,10 +78,13 @@ def judge_all(
     with TemporaryDirectory(prefix="qi-data-filter-") as folder:
         source, filters, multiple = _parts(recipe, Path(folder))
         head = manifest.Head(made_by=_made_by(recipe), bars=_bars(filters))
-        there = manifest.begin(output, head)
-        work = Work(recipe=to_toml(recipe), multiple=multiple, folder=folder, eyes=f"{output}.eyes")
-        done, refused, lost = len(there.keys), there.refused, there.lost
-        with output.open("a", encoding="utf-8") as file:
+        eyes = Path(f"{output}.eyes")
+        work = Work(recipe=to_toml(recipe), multiple=multiple, folder=folder, eyes=str(eyes))
+        with _opened(output) as file:
+            there = manifest.begin(output, head)
+            if not there.keys:  # of a manifest that is gone, other filters may have chosen them
+                shutil.rmtree(eyes / "data", ignore_errors=True)
+            done, refused, lost = len(there.keys), there.refused, there.lost
             for rows in _judged(work, processes, _chunks(new_tickets(source, there.keys, most))):
                 file.writelines(row + "\n" for row in rows)
                 file.flush()
@@ -90,8 +96,26 @@ def judge_all(
                 if key not in there.keys:
                     file.write(manifest.lost_row(key, error) + "\n")
                     done, lost = done + 1, lost + 1
+            file.flush()
             os.fsync(file.fileno())
     return Progress(done=done, refused=refused, lost=lost)
+
+
+@contextmanager
+def _opened(output: Path) -> Generator[TextIO]:
+    """To append to, by one process at a time. Raises QiError where another has it, or it cannot be written."""
+    try:
+        file = output.open("a", encoding="utf-8")
+    except OSError as error:
+        raise QiError(f"{output}: cannot be written ({error.strerror}); give another --output") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise QiError(
+                f"{output}: another process is writing to it; wait for it, or give another --output"
+            ) from None
+        yield file
 
 
 def new_tickets(source: Planned, seen: set[str], most: int) -> Iterator[tuple[Ticket, str]]:

@@ -21,3 +21,8 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     if not console.is_terminal:
         console = Console(width=Console(width=10_000).measure(table).maximum)
     console.print(table)
+
+
+def printable(text: str) -> str:
+    """Names of files may hold anything, a terminal's commands among it."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)

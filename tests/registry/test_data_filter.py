@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -102,6 +103,16 @@ def test_a_pass_that_was_cut_off_goes_on_and_another_recipe_is_refused(
     assert sorted(path.read_bytes().splitlines()) == sorted(manifest.read_bytes().splitlines())
     assert main(["data", "filter", str(recipe), "-o", str(path), "--set", "train.seed=9"]) == 2
     assert "is of other data, another seed or other filters" in capsys.readouterr().err
+
+
+def test_one_process_at_a_time_writes_a_manifest(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "manifest.jsonl"
+    with path.open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert main(["data", "filter", str(recipe), "-o", str(path), "--processes", "1"]) == 2
+    assert "another process is writing to it" in capsys.readouterr().err
 
 
 def test_a_file_that_is_no_manifest_keeps_every_byte(

@@ -52,9 +52,9 @@ class Balance:
 
 
 def _table(by: str, before: Counter[str], after: Counter[str], shown: int = 12) -> None:
-    from qi_registry.tables import print_table
+    from qi_registry.tables import print_table, printable
 
     rows: Sequence[tuple[str, int]] = before.most_common(shown)
-    print_table((by, "before", "after"), [(name, f"{count:,}", f"{after[name]:,}") for name, count in rows])
+    print_table((by, "before", "after"), [(printable(name), f"{count:,}", f"{after[name]:,}") for name, count in rows])
     if len(before) > shown:
         print(f"and {len(before) - shown:,} more, the rarest of {before.most_common()[-1][1]:,}")

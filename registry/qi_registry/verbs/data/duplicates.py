@@ -36,6 +36,7 @@ class Duplicates:
         from qi_core.files import write_whole
         from qi_core.manifest import read
         from qi_core.neighbours import FARTHEST, kept_of
+        from qi_registry.tables import printable
 
         if not 0 <= args.distance <= FARTHEST:
             raise QiError(f"--distance {args.distance}: wanted 0 to {FARTHEST} bits; 4 finds copies, 8 look-alikes too")
@@ -56,7 +57,7 @@ class Duplicates:
         print(f"{args.output}: {len(lines):,} of {len(rows):,} samples are near-duplicates of one that is kept")
         for line in lines[:5]:
             told = json.loads(line)
-            print(f"  {told['key']} of {told['of']} ({told['distance']} bits)")
+            print(printable(f"  {told['key']} of {told['of']} ({told['distance']} bits)"))
         return 0
 
 

@@ -68,6 +68,8 @@ def _as_text(looked: Sequence[Looked]) -> None:
     """A table on a terminal, lines elsewhere."""
     import sys
 
+    from qi_registry.tables import printable
+
     for one in looked:
         part = "" if one.whole else ", the first ones; leave --most out to look at all"
         count = sum(finding.count for finding in one.findings)
@@ -79,11 +81,11 @@ def _as_text(looked: Sequence[Looked]) -> None:
         for finding in one.findings:
             print(f"{one.source}: {finding.rule}: {finding.count} of {finding.of}: {finding.what}; {finding.advice}")
             for example in finding.examples:
-                print(f"    {_printable(example)}")
+                print(f"    {printable(example)}")
 
 
 def _table(one: Looked) -> None:
-    from qi_registry.tables import print_table
+    from qi_registry.tables import print_table, printable
 
     if one.findings:
         print_table(
@@ -93,17 +95,12 @@ def _table(one: Looked) -> None:
                     finding.rule,
                     f"{finding.count} of {finding.of}",
                     finding.what,
-                    "\n".join(map(_printable, finding.examples[:3])),
+                    "\n".join(map(printable, finding.examples[:3])),
                     finding.advice,
                 )
                 for finding in one.findings
             ],
         )
-
-
-def _printable(text: str) -> str:
-    """Names of files may hold anything, a terminal's commands among it."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def _progress() -> AbstractContextManager[Callable[[str, int], None]]:
