@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic, sleep, time
 from typing import BinaryIO, Protocol
 
 from attrs import define, field, frozen
@@ -22,6 +22,8 @@ from qi_plugins.source_webdataset.web import Web
 _LOG = logging.getLogger("qi.source")
 _LOCKED = 3600.0
 """Seconds to wait for another process that fetches the same shard."""
+_LATELY = 60.0
+"""Seconds: who was used within them, and has to make room, will be asked for again."""
 
 
 class Access(Protocol):
@@ -147,6 +149,7 @@ class Cache:
     room: int
     """Bytes of whole shards."""
     _told: bool = field(default=False, init=False)
+    _cramped: bool = field(default=False, init=False)
 
     @staticmethod
     def at(folder: str, room: int) -> Cache:
@@ -216,22 +219,39 @@ class Cache:
             beside.unlink(missing_ok=True)
 
     def _make_room(self, size: int, own: Path) -> None:
-        """Those that were used longest ago go."""
+        """Those that were used longest ago go, and what a process left behind that was killed while it fetched."""
+        now = time()
+        for left in self.folder.glob("*.part"):
+            if now - _changed(left, now) > _LOCKED:
+                left.unlink(missing_ok=True)
 
         def used(path: Path) -> float:
-            try:
-                return path.with_suffix(".used").stat().st_mtime
-            except OSError:
-                return 0.0
+            return _changed(path.with_suffix(".used"), 0.0)
 
         held = sorted((path for path in self.folder.glob("*.tar") if path != own), key=used)
         total = sum(_size(path) for path in held)
         for path in held:
             if total + size <= self.room:
                 return
+            if now - used(path) < _LATELY and not self._cramped:
+                self._cramped = True
+                _LOG.warning(
+                    "%s: %d bytes are too few for the shards that are drawn from now: they are fetched again and "
+                    "again; raise source.keep_gib, or lower source.window",
+                    self.folder,
+                    self.room,
+                )
             total -= _size(path)
             for each in (path, path.with_suffix(".used")):
                 each.unlink(missing_ok=True)
+
+
+def _changed(path: Path, otherwise: float) -> float:
+    """When it was written last, in seconds; ``otherwise`` where it is not there."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return otherwise
 
 
 def _size(path: Path) -> int:

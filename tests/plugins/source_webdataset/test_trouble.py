@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 import threading
 import time
@@ -115,13 +116,23 @@ def test_a_server_without_parts_is_told_and_may_be_fetched_from_whole(tmp_path: 
     assert len({key for key, *_ in found}) == 15
 
 
-def test_shards_that_were_used_longest_ago_make_room(tmp_path: Path, place: Place) -> None:
+def test_shards_that_were_used_longest_ago_make_room(
+    tmp_path: Path, place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And so does what a process left that was killed while it fetched. Too little room is told, once."""
     folder = write(tmp_path / "data", 6)
+    (tmp_path / "cache").mkdir()
+    left, going_on = (tmp_path / "cache" / f"x.{number}.part" for number in (1, 2))
+    left.touch()
+    going_on.touch()
+    os.utime(left, (1, 1))
     size = (folder / "s-000.tar").stat().st_size
     with Server(folder).running() as url:
         component = settings(tmp_path, f"{url}/s-{{000..005}}.tar", keep="shards", keep_gib=4.5 * size / 2**30)
         found = drawn(component, place, 30)
         assert sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.tar")) <= 4.5 * size
+        assert (left.exists(), going_on.exists()) == (False, True)
+        assert caplog.text.count("raise source.keep_gib") == 1
         assert drawn(evolve(component, keep_gib=1.0), place, 30) == found
         small = evolve(component, keep_gib=0.5 * size / 2**30, cache=str(tmp_path / "x"))
         with built(small, evolve(place, folder=tmp_path)) as source, pytest.raises(QiError, match="shard too large"):
