@@ -118,7 +118,7 @@ class Lines:
 def read_lines(path: Path) -> list[str]:
     """The lines that hold anything, without white space around them, each once."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.expanduser().read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise QiError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
     except OSError as error:

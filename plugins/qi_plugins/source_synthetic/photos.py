@@ -31,6 +31,7 @@ class Photos:
     @staticmethod
     def of(folder: Path, most: int, key: str) -> Photos:
         """Lists the folder; opens nothing. ``key``: what names it in a recipe."""
+        folder = folder.expanduser()
         if not folder.is_dir():
             raise QiError(f"{key} = '{folder}': no such folder; name one that holds photographs ({' '.join(ENDINGS)})")
         found = sorted(

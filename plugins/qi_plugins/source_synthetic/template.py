@@ -178,6 +178,7 @@ def shipped_templates() -> dict[str, Template]:
 
 
 def _own(folder: Path) -> dict[str, Template]:
+    folder = folder.expanduser()
     if not folder.is_dir():
         raise QiError(f"templates: folder = '{folder}': no such folder; name one that holds templates (.toml)")
     found = sorted(folder.glob("*.toml"))

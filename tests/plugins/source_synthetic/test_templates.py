@@ -54,6 +54,15 @@ def own(folder: Path, text: str = OWN) -> Path:
     return folder
 
 
+def test_folders_may_be_told_from_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    own(tmp_path / "own")
+    (tmp_path / "photographs").mkdir()
+    Image.new("RGB", (600, 600)).save(tmp_path / "photographs" / "a.png")
+    source = build(tmp_path, folder=Path("~/own"), pictures=Path("~/photographs"), shipped=False, ratios=("1:1",))
+    assert source.make((0, 0)).category == "text/complex/ticket"
+
+
 def test_a_chart_ends_where_no_number_is_of_the_split(tmp_path: Path) -> None:
     head, _, _ = OWN.partition("[[elements]]")
     chart = '[[elements]]\nkind = "chart"\nbox = [0.1, 0.1, 0.8, 0.8]\ncharts = ["columns"]\n'
