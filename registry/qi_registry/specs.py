@@ -40,6 +40,7 @@ def digest(recipe: Recipe) -> str:
         "seed": recipe.train.seed,
         "data": {key: table["data"].get(key) for key in DECIDES_DATA},
         **{key: table.get(key) for key in DECIDES},
+        "precision": table["parallel"].get("precision"),
     }
     return hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=12).hexdigest()
 

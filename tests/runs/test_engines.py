@@ -43,7 +43,10 @@ def producer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Pa
     process.communicate()
 
 
-def test_with_processes_beside_it(recipe: Path, inline: dict[int, float], tmp_path: Path) -> None:
+def test_with_processes_beside_it(
+    recipe: Path, inline: dict[int, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QI_PRODUCER_TOKEN", "of-producers-elsewhere")
     said = qi("run", recipe, "--folder", tmp_path / "run", "--set", LOCAL, "--set", "data.portion=3")
     assert losses(tmp_path / "run") == inline, said
     assert not _left(tmp_path / "run"), "its producer has ended with it"

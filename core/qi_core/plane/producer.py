@@ -177,7 +177,7 @@ class Producer:
             response = self._response(connection, "POST", wire.SPEC, message)
             if response.status != 200:
                 self._refuse(connection, response)
-            response.read()
+            response.read(wire.LARGEST)
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise Gone(f"broke off ({_why(error)})") from error
@@ -236,7 +236,7 @@ class Producer:
         where = f"producer {self.address.text}"
         match response.status:
             case 401 | 403:
-                raise QiError(f"{where} does not let us in ({problem.error}); give its token, data.token_file")
+                raise QiError(f"{where} does not let us in ({problem.error}); give its token (data.engine.token_file)")
             case 409:
                 raise Unknown(problem)
             case 422:
@@ -299,7 +299,7 @@ def _fill(response: http.client.HTTPResponse, buffer: memoryview) -> None:
 def _seconds(retry_after: str | None) -> float:
     """Of a Retry-After: a number or a date."""
     with suppress(ValueError, TypeError):
-        return min(max(float(retry_after or 1), 0.0), LONGEST_REST)
+        return min(max(0.0, float(retry_after or 1)), LONGEST_REST)  # in this order NaN is 0
     with suppress(ValueError, TypeError):
         return min(max(parsedate_to_datetime(retry_after or "").timestamp() - time.time(), 0.0), LONGEST_REST)
     return 1.0

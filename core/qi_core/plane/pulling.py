@@ -10,16 +10,19 @@ from qi_core.engine import Spec
 from qi_core.errors import QiError
 from qi_core.plane.client import Care, Puller
 from qi_core.plane.producer import Call
+from qi_core.plane.ring import Ring
 from qi_core.portions import Order, Portion
 
 
 class Pulling:
     """See ``qi_core.engine.Engine``. Takes any number of orders; the puller has a window of them at a time."""
 
-    def __init__(self, producers: Sequence[str], call: Call, care: Care) -> None:
+    def __init__(self, producers: Sequence[str], call: Call, care: Care, pinned: bool | None = None) -> None:
+        """``pinned``: as ``Workshop`` tells it; None: where there is CUDA."""
         self._recipes: dict[str, str] = {}
         self._told: dict[str, tuple[int, int, int]] = {}
-        self.puller = Puller(producers, call=call, care=care, define=self._recipes.get)
+        ring = Ring(care.window + 2, pinned=pinned)
+        self.puller = Puller(producers, call=call, care=care, define=self._recipes.get, ring=ring)
         self._queue = ThreadPoolExecutor(1, thread_name_prefix="qi-order")  # waits for the window in the loop's place
 
     def begin(self, spec: Spec) -> None:
@@ -36,6 +39,8 @@ class Pulling:
         for each in self.puller.counted():
             now = (each.portions, each.bytes, each.gone + each.damaged + each.busy + each.slow)
             before = self._told.get(each.address, (0, 0, 0))
+            if any(new < old for new, old in zip(now, before, strict=True)):  # it was away, and is counted anew
+                before = (0, 0, 0)
             self._told[each.address] = now
             portions, received, again = (
                 total + new - old for total, new, old in zip((portions, received, again), now, before, strict=True)

@@ -26,6 +26,7 @@ class Ring:
 
             pinned = torch.cuda.is_available()
         self._keep, self._pinned = keep, pinned
+        self._device = _device() if pinned else -1  # of this thread: others begin with the first
         self._free: list[memoryview] = []
         # The end of a view may be noticed anywhere, in the middle of ``lend`` too: it must not wait for a lock.
         self._returned: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
@@ -46,7 +47,7 @@ class Ring:
             whole = self._new(size)
         elif self._pinned:
             # A copy to the device that was started from it, and is not waited for, may still be going on.
-            _settle()
+            _settle(self._device)
         lent = whole[:size]
         weakref.finalize(lent, self._returned.put, whole).atexit = False
         return lent
@@ -74,7 +75,13 @@ class Ring:
         return memoryview(pinned)
 
 
-def _settle() -> None:
+def _device() -> int:
     import torch
 
-    torch.cuda.synchronize()
+    return torch.cuda.current_device()
+
+
+def _settle(device: int) -> None:
+    import torch
+
+    torch.cuda.synchronize(device)

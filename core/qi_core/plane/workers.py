@@ -289,6 +289,7 @@ class _Child:
                     [*argv],
                     env={**env, CHANNEL: str(theirs.fileno())},
                     stdin=subprocess.DEVNULL,
+                    stdout=2,  # the server's own tells where it listens, and may be read no further
                     pass_fds=[theirs.fileno()],
                 )
             except OSError as error:

@@ -32,7 +32,7 @@ class Local(Pulling):
 
     def __init__(self, settings: LocalEngine, shop: Workshop) -> None:
         self._shop, self._socket = shop, _socket(shop.folder)
-        self._ending = threading.Event()
+        self._ending, self._starting = threading.Event(), threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._keeper: threading.Thread | None = None
         if seat().local_rank == 0:
@@ -44,10 +44,11 @@ class Local(Pulling):
             self._keeper = threading.Thread(target=self._keep, args=(words,), name="qi-producer", daemon=True)
             self._keeper.start()
         care = Care(window=settings.window, timeout=settings.timeout)
-        super().__init__([f"unix:{self._socket}"], Call(), care)
+        super().__init__([f"unix:{self._socket}"], Call(), care, shop.pinned)
 
     def close(self) -> None:
-        self._ending.set()
+        with self._starting:  # none is started from now on
+            self._ending.set()
         super().close()
         process = self._process
         if process is not None and process.stdin is not None:
@@ -62,7 +63,7 @@ class Local(Pulling):
 
     def _begin(self, words: list[str]) -> None:
         log = (self._shop.folder / "producer.log").open("ab")
-        environment = {name: value for name, value in os.environ.items() if name not in RANKS}
+        environment = {name: value for name, value in os.environ.items() if name not in NOT_ITS}
         with log:
             self._process = subprocess.Popen(
                 [*self._shop.command, *words], stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment,
@@ -83,18 +84,23 @@ class Local(Pulling):
             pause = PAUSE if time.monotonic() - began > YOUNG else min(2 * pause, YOUNG)
             if self._ending.wait(pause):
                 return
-            self._begin(words)
+            with self._starting:
+                if self._ending.is_set():
+                    return
+                self._begin(words)
 
 
 RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What tells a process that it is one of several: the producer is none."""
+NOT_ITS = (*RANKS, "QI_PRODUCER_TOKEN")
+"""Variables that aren't for it. A token is for producers elsewhere: who may open its socket needs none."""
 
 
 def _socket(folder: Path) -> Path:
     """Short, for the system allows about a hundred bytes; in a folder of this user's alone."""
     base = Path(tempfile.gettempdir()) / f"qi-{os.getuid()}"
     base.mkdir(mode=0o700, exist_ok=True)
-    told = base.stat()
+    told = base.lstat()  # of itself: somebody else's link to a folder of this user's won't do
     if told.st_uid != os.getuid() or told.st_mode & 0o077:
         raise QiError(
             f"{base}: somebody else could look into it; wanted a folder of mode 0700 of this user's; remove it"

@@ -12,7 +12,6 @@ from typing import Any
 
 from qi_core import QiError
 from qi_core.engine import Workshop
-from qi_core.files import write_whole
 from qi_core.plane.client import Care
 from qi_core.plane.producer import Call
 from qi_core.plane.pulling import Pulling
@@ -29,7 +28,12 @@ class Cluster(Pulling):
     """Ray says where producers are; portions are pulled from them over HTTP, and never come through Ray."""
 
     def __init__(self, settings: RayEngine, shop: Workshop) -> None:
-        if not settings.address and not shop.rank:
+        if not settings.address:
+            if shop.ranks > 1:
+                raise QiError(
+                    f"data.engine.address is empty, and the run has {shop.ranks} ranks, which a Ray that one of them "
+                    'starts can\'t serve; start one (ray start --head) and set address = "auto"'
+                )
             _guard()
         self._ray = _ray()
         self._settings, self._shop = settings, shop
@@ -40,7 +44,8 @@ class Cluster(Pulling):
         token = secret.read_text().strip()
         self._ending = threading.Event()
         addresses = self._first()
-        super().__init__(addresses, Call(token=token), Care(window=settings.window, timeout=settings.timeout))
+        care = Care(window=settings.window, timeout=settings.timeout)
+        super().__init__(addresses, Call(token=token), care, shop.pinned)
         self._watcher = threading.Thread(target=self._watch, name="qi-ray", daemon=True)
         self._watcher.start()
 
@@ -58,7 +63,7 @@ class Cluster(Pulling):
         """Whether this process is in Ray by this engine's doing."""
         if self._ray.is_initialized():
             return False
-        address = self._settings.address or ("auto" if self._shop.rank else None)
+        address = self._settings.address or None
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         try:
             self._ray.init(
@@ -75,8 +80,7 @@ class Cluster(Pulling):
 
     def _make(self, secret: Path) -> list[Any]:
         token = secrets.token_hex(32)
-        write_whole(secret, token.encode())
-        secret.chmod(0o600)
+        _keep(secret, token)
         settings = self._settings
         words = [*self._shop.command, "produce", "--processes", str(settings.processes)]
         words += ["--deadline", f"{settings.deadline:g}", "--memory", str(settings.memory)]
@@ -86,6 +90,17 @@ class Cluster(Pulling):
 
         kind = self._ray.remote(Host)
         environment = {"QI_PRODUCER_TOKEN": token}
+        try:
+            return self._placed(kind, words, environment)
+        except ValueError as error:
+            raise QiError(
+                f"data.engine: Ray still has producers of this run's folder ({error}); see that no other run goes on "
+                "in it, and try again in a minute"
+            ) from error
+
+    def _placed(self, kind: Any, words: list[str], environment: dict[str, str]) -> list[Any]:
+        """Actors, asked of Ray. Raises ValueError where there are some of these names."""
+        settings = self._settings
         return [
             kind.options(
                 name=f"{self._name}-{number}",
@@ -150,6 +165,15 @@ class Cluster(Pulling):
                 continue
             if found:
                 self.puller.meet(found)
+
+
+def _keep(secret: Path, token: str) -> None:
+    """In a file that nobody but this user could ever read."""
+    beside = secret.with_name(f".{secret.name}.{os.getpid()}")
+    beside.unlink(missing_ok=True)
+    with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+        file.write(token)
+    beside.rename(secret)
 
 
 def _guard() -> None:

@@ -18,7 +18,7 @@ class RayEngine:
 
     address: str = ""
     """Of a Ray cluster: "auto" (the one that this machine belongs to), or host:port. Empty: Ray is started here, for
-    this run."""
+    this run, which then must have one rank."""
     actors: int = field(default=2, validator=validators.gt(0))
     """Producers."""
     processes: int = field(default=1, validator=validators.gt(0))

@@ -60,4 +60,4 @@ class RemoteEngine:
         if self.tls_certificate and self.tls_key and self.tls_authority:
             tls = Tls(certificate=self.tls_certificate, key=self.tls_key, authority=self.tls_authority).client()
         care = Care(window=self.window, timeout=self.timeout, hedge=self.hedge)
-        return Pulling(self.producers, Call(token=token, tls=tls), care)
+        return Pulling(self.producers, Call(token=token, tls=tls), care, shop.pinned)

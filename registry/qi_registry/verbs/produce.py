@@ -56,6 +56,8 @@ class Produce:
         for name in ("processes", "deadline"):
             if getattr(args, name) <= 0:
                 raise QiError(f"--{name} {getattr(args, name):g}: more than 0 was wanted")
+        if args.memory < 0:
+            raise QiError(f"--memory {args.memory}: 0 (no limit) or more was wanted")
         token = ""
         if args.token_file:
             token = read_token(Path(args.token_file))

@@ -18,16 +18,18 @@ import pytest
 import torch
 
 from qi_core import QiError
+from qi_core.engine import Spec
 from qi_core.packing import body, pack
 from qi_core.plane import wire
 from qi_core.plane.client import Care, Puller
 from qi_core.plane.orders import Caps
 from qi_core.plane.producer import Call
+from qi_core.plane.pulling import Pulling
 from qi_core.plane.ring import Ring
 from qi_core.plane.server import Door
 from qi_core.plane.workers import Threads
 from qi_core.portions import Order, Portion
-from support.producing import ILL, build, definition, ordered, portion_of, serving, told
+from support.producing import ILL, SPEC, build, definition, ordered, portion_of, serving, told
 
 CARE = Care(window=4, timeout=20.0, hedge=20.0)
 
@@ -291,6 +293,21 @@ def test_with_certificates_each_side_checks_the_other(tmp_path: Path) -> None:
         refused = pulling(address, call=Call(tls=stranger.client()), care=Care(timeout=0.5))
         with refused as puller, pytest.raises(QiError, match="no producer gave a portion"):
             puller.order(ordered(1)).result(20)
+
+
+def test_figures_of_a_producer_that_was_away_are_never_below_nothing(socket_path: Path) -> None:
+    with serving(Door(socket=socket_path)) as ((address,), _):
+        engine = Pulling([address], Call(), CARE, pinned=False)
+        engine.begin(Spec(digest=SPEC, recipe="", maker=None))  # type: ignore[arg-type]
+        try:
+            for number, wanted in ((1, 2), (2, 1)):
+                for again in range(wanted):
+                    engine.carry_out(ordered(10 * number + again)).result(20)
+                assert engine.figures()["producers/portions"] == wanted
+                engine.puller.meet(["http://127.0.0.1:9"])
+                engine.puller.meet([address])
+        finally:
+            engine.close()
 
 
 def test_addresses_that_are_none_are_refused() -> None:
