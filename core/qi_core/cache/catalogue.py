@@ -35,8 +35,9 @@ class Catalogue:
     def update(self, live: Mapping[str, Shard], elsewhere: Callable[[str], bool]) -> list[str]:
         """Take in the shards that are new. Gives those whose index can't be read."""
         broken: list[str] = []
-        for name in [name for name in live if name not in self._covered]:
+        for name in live:  # those too whose rows a merged run has
             self.order.setdefault(name, len(self.order))
+        for name in [name for name in live if name not in self._covered]:
             if not self.add(self._folder / f"{name}{INDEX}", live[name]):
                 broken.append(name)
         self._merge(lambda name: name in live or elsewhere(name))

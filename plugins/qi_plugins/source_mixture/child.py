@@ -6,6 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ from qi_core.data import Sample, Samples
 from qi_core.drawing import Passed, drawn
 from qi_core.errors import QiError
 from qi_core.pixels import Unusable
-from qi_core.place import Place
+from qi_core.place import Closing, Place
 from qi_core.skipped import Skipped
 from qi_core.source import Named, Planned, Source, SourceComponent, Ticket
 
@@ -90,6 +91,13 @@ class Combined(ABC):
 
     def draw(self, count: int) -> Samples:
         return drawn(self, count, self._passed)  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """See ``Closing``."""
+        with ExitStack() as stack:  # one that fails to close keeps none of the others open
+            for child in self.children.values():
+                if isinstance(child, Closing):
+                    stack.callback(child.close)
 
     def report(self) -> dict[str, int]:
         """What the children left out before, and what ``draw`` had to pass over, each with the child's label."""

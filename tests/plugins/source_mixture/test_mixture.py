@@ -13,6 +13,7 @@ from attrs import frozen
 
 from qi_core import Place, Planned, QiError, Sample, Samples
 from qi_core.pixels import Unusable
+from qi_core.place import Closing
 from qi_plugins.source_mixture.mixture import Mixture, Part
 from qi_plugins.source_mixture.stages import Stage, Stages
 from support.numbered import Numbered
@@ -53,6 +54,11 @@ class _OnlyDraws:
 
     def __init__(self, settings: Counting, seed: int) -> None:
         self.draw = _Counting(settings, seed).draw
+
+
+class _Connected(_Counting):
+    def close(self) -> None:
+        raise OSError(f"{self.settings.name} was closed")
 
 
 @frozen(kw_only=True)
@@ -349,3 +355,12 @@ def test_the_components_are_read_without_torch() -> None:
         "import sys; from qi_plugins.source_mixture import qi_sources; qi_sources(); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_all_parts_let_go_of_what_they_hold_though_one_fails_to(place: Place) -> None:
+    parts = [Part(name=name, source=Counting(name=name, type=_Connected)) for name in "ab"]
+    source = Mixture(parts=(*parts, Part(name="c", source=Counting(name="c")))).build(place, 16)
+    assert isinstance(source, Closing)
+    with pytest.raises(OSError, match="a was closed") as told:
+        source.close()
+    assert str(told.value.__context__) == "b was closed"
