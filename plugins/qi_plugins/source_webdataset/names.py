@@ -17,7 +17,7 @@ MOST = 1_000_000
 """Shards of one source; a pattern that gives more is taken for a slip."""
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
-_SIGNED = re.compile(r"sig|token|credential|expires|policy", re.IGNORECASE)
+_SIGNED = re.compile(r"sig|token|credential|expires|policy|api_?key|secret", re.IGNORECASE)
 """In the query of an address: it is a signature, another one tomorrow, and not what tells one file from another."""
 
 

@@ -170,7 +170,8 @@ class Shelf:
         return found
 
     def _index(self, shard: Shard, access: Access) -> Index:
-        name, place = f"{digest(shard)}.{self._settings.index}.index", shard.unsigned
+        place = digest(shard)  # and not its address: that may hold what nobody should read on a disk
+        name = f"{place}.{self._settings.index}.index"
         kept = self._cache.get(name)
         if kept is not None and (found := indexes.unpacked(kept, place, access.version)) is not None:
             return found
