@@ -34,7 +34,9 @@ CHUNK = 16
 AHEAD = 4
 """Chunks a process that are handed out ahead."""
 KILLED = "ends the process that opens it"
-"""Why a sample is lost that twice took its process with it."""
+"""Why a sample is lost that twice took its process with it, or held it up until it was ended."""
+LONGEST = 900.0
+"""Seconds until a process of which nothing comes is ended: many times what the slowest filters take."""
 
 
 @frozen(kw_only=True)
@@ -234,10 +236,10 @@ class Crew:
     def result(self, chunk: Sequence[tuple[Ticket, str]], future: Future[list[str]]) -> list[str]:
         """The rows, whatever it takes to get them. Raises what the source or a filter raises."""
         try:
-            return future.result()
+            return _waited(future)
         except BrokenProcessPool:  # by this chunk or by one beside it
             try:
-                return self.submit(chunk).result()
+                return _waited(self.submit(chunk))
             except BrokenProcessPool:
                 return self._one_by_one(chunk)
 
@@ -255,7 +257,7 @@ class Crew:
         for ticket, key in chunk:
             for _ in range(2):
                 try:
-                    rows += pool.submit(_judge, [ticket]).result()
+                    rows += _waited(pool.submit(_judge, [ticket]))
                     break
                 except BrokenProcessPool:
                     pool.shutdown()
@@ -270,6 +272,18 @@ class Crew:
         return ProcessPoolExecutor(
             processes, mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(self._work,)
         )
+
+
+def _waited(future: Future[list[str]]) -> list[str]:
+    """Raises BrokenProcessPool where a process ended, or had to be ended."""
+    try:
+        return future.result(timeout=LONGEST)
+    except TimeoutError:
+        if future.done():  # by what the source or a filter raised
+            raise
+        for process in multiprocessing.active_children():
+            process.kill()
+        raise BrokenProcessPool(f"nothing came in {LONGEST:g} s") from None
 
 
 # --- in a process ------------------------------------------------------------------------------------------------

@@ -160,6 +160,19 @@ def test_a_sample_that_always_kills_its_process_is_lost_and_no_other(
     assert json.loads(rows[13]) == lost
 
 
+@pytest.mark.slow
+def test_a_sample_that_takes_for_ever_is_lost_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judging, "_begin", killer.begin)
+    monkeypatch.setattr(judging, "_judge", killer.judge)
+    monkeypatch.setattr(judging, "CHUNK", 1)
+    monkeypatch.setattr(judging, "LONGEST", 3.0)
+    work = judging.Work(recipe="", multiple=8, folder=str(tmp_path), eyes="")
+    chunks = judging._chunks(((number,), f"key-{number}") for number in (1, 99, 2))
+    first, lost, last = [row for some in judging._judged(work, 1, chunks) for row in some]
+    assert (first, last) == ("row 1", "row 2")
+    assert json.loads(lost) == {"key": "key-99", "lost": judging.KILLED, "detail": ""}
+
+
 def test_new_tickets_end_where_nothing_new_comes() -> None:
     assert [name for _, name in new_tickets(Deal(greys(10)), set(), 0)] == [f"grey-{number}" for number in range(10)]
     fresh = new_tickets(Deal(greys(10)), {"grey-3", "grey-4"}, 6)
