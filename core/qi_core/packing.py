@@ -164,7 +164,7 @@ def opened(buffer: memoryview, limits: Limits) -> tuple[bytes, dict[str, Tensor]
             end = stop
     except Damaged:
         raise
-    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError, RuntimeError) as error:
         raise Damaged(f"its header cannot be read ({type(error).__name__}: {error})") from error
     if values + end != size:
         raise Damaged(f"{size} bytes, its header speaks of {values + end}")

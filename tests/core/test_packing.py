@@ -139,6 +139,7 @@ def edited(**changes: Any) -> memoryview:
         (memoryview(whole(examples()) + b"x"), "its header speaks of"),
         (edited(shape=[1 << 62, 4]), "a tensor of BF16"),
         (edited(shape=[-10, -4]), "a tensor of shape"),
+        (edited(shape=[0, 1 << 62, 8], data_offsets=[0, 0]), "Stride calculation overflowed"),
         (edited(dtype="F128"), "KeyError"),
         (edited(data_offsets=[8, 88]), "begins at 8"),
         (edited(meta={"slots": [4, "1"]}), "'1' in the place of a int"),

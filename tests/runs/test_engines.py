@@ -77,7 +77,9 @@ def test_what_goes_wrong_with_a_producer_is_one_line(
 
     wrong = tmp_path / "wrong"
     wrong.write_text("another-secret")
-    assert "token" in said(recipe, "--folder", tmp_path / "a", "--set", _remote(address, wrong))
+    told = said(recipe, "--folder", tmp_path / "a", "--set", _remote(address, wrong))
+    assert "does not let us in" in told
+    assert "data.engine.token_file" in told
     nobody = 'data.engine={name="remote", producers=["http://127.0.0.1:9"], timeout=0.5}'
     assert "http://127.0.0.1:9" in said(recipe, "--folder", tmp_path / "b", "--set", nobody)
     drawn = said("grpo", "--folder", tmp_path / "c", "--set", "init=", "--set", "data.engine=local")

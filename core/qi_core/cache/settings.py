@@ -58,7 +58,7 @@ class CacheSettings:
     keep: bool = True
     """Store what a mirror gave."""
     token_file: Path | None = None
-    """File whose first line the mirrors want as a bearer token."""
+    """File of one line, which the mirrors want as a bearer token."""
     one_by_one: bool = False
     """Encode each missing picture and caption by itself: slower, and then no last bit depends on what else was missing
     in the same call."""

@@ -16,6 +16,7 @@ from qi_core.cache.remote import Failed, Mirror
 from qi_core.cache.settings import CacheSettings
 from qi_core.cache.shards import INDEX, Span, Writer
 from qi_core.cache.storing import REASONS, Storing
+from qi_core.calls import read_token
 from qi_core.errors import QiError
 
 FIRST_NEWS = 60.0
@@ -215,9 +216,6 @@ def _token(path: Path | None) -> str:
     if path is None:
         return ""
     try:
-        token = path.expanduser().read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise QiError(f"data.cache.token_file: {path}: cannot be read ({error}); correct the path") from error
-    if not token or not token.isascii() or not token.isprintable():
-        raise QiError(f"data.cache.token_file: {path} holds no token; one printable line was wanted")
-    return token
+        return read_token(path)
+    except QiError as error:
+        raise QiError(f"data.cache.token_file: {error}") from error

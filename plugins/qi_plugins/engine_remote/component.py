@@ -34,7 +34,7 @@ class RemoteEngine:
     producers: tuple[str, ...] = field(validator=_addresses)
     """Addresses: http://host:port, https://host:port, unix:/path. The nearest are asked first."""
     token_file: Path | None = None
-    """File whose first line the producers want as a token."""
+    """File of one line, which the producers want as a token."""
     tls_certificate: Path | None = None
     """This side's certificate (PEM), where producers want one (mTLS)."""
     tls_key: Path | None = None

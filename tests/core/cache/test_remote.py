@@ -166,5 +166,5 @@ def test_a_wrong_token_stops_the_start(tmp_path: Path, theirs: Path) -> None:
         shelf = shelf_at(tmp_path / "ours", mirrors=(address,), token_file=tmp_path / "token")
         assert held(shelf, range(20)) == set(range(20))
         shelf.close()
-    with pytest.raises(QiError, match=r"token_file: .*none: cannot be read"):
+    with pytest.raises(QiError, match=r"data\.cache\.token_file: .*none: no token can be read"):
         shelf_at(tmp_path / "ours", token_file=tmp_path / "none")
