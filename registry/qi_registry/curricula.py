@@ -103,7 +103,7 @@ class Unfolding:
         recipe = apply_setting(self.recipe, setting, self.registry)
         if not is_within(setting, (SECTION,)):
             return attrs.evolve(self, recipe=recipe)
-        origin = apply_setting(self.origin, setting, self.registry)
+        origin = attrs.evolve(self.origin, curriculum=recipe.curriculum)  # it may speak of what was changed since
         return attrs.evolve(self, recipe=recipe, origin=origin)._at(max(self.step, 0))
 
     def resolved(self, setting: str, step: int) -> str:

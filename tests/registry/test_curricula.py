@@ -109,6 +109,15 @@ def test_the_plan_itself_may_be_changed(registry: Registry) -> None:
     }
 
 
+def test_a_stage_may_be_given_a_part_that_came_by_hand(registry: Registry) -> None:
+    here = Unfolding.of(read(registry), registry).to(5)
+    here = here.changed("source.parts.new={ weight = 1.0, source = { name = 'words', letters = 'N' } }").to(7)
+    here = here.changed("curriculum.stages.text.mixture.new=0.5")
+    assert here.curriculum is not None
+    assert here.curriculum.at(12).mixture["new"] > 0
+    assert here.curriculum.at(7).mixture == here.curriculum.at(0).mixture, "what was before is as it was"
+
+
 def test_weights_by_hand_stand_in_place_of_those_of_the_stage(registry: Registry) -> None:
     pace = Unfolding.of(read(registry), registry).to(10).changed("data.mixture.drawn=1.5").pace(8)
     assert pace.weights(9) == {}, "the source's own"
