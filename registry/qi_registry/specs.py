@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +42,26 @@ def digest(recipe: Recipe) -> str:
         "data": {key: table["data"].get(key) for key in DECIDES_DATA},
         **{key: table.get(key) for key in DECIDES},
         "precision": table["parallel"].get("precision"),
+        "files": [_contents(json.dumps(each, sort_keys=True)) for each in _naming_files(table)],
     }
     return hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=12).hexdigest()
+
+
+def _naming_files(table: Mapping[str, Any]) -> list[Any]:
+    """Components whose settings may name files that decide samples: weights, lists. (The source's own files are told
+    by the samples' keys, which the trainer compares.)"""
+    return [table["autoencoder"], table["conditioner"], *table["data"].get("filters", ())]
+
+
+@lru_cache(maxsize=64)
+def _contents(settings: str) -> str:
+    """The settings of a component with the files that they name, by content: looked at once a process."""
+    from qi_core.cache.identity import identity
+
+    try:
+        return identity(json.loads(settings)).decode()
+    except OSError as error:
+        return f"{settings}: {error}"
 
 
 def source(recipe: Recipe, place: Place) -> Source[Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qi_registry import specs
+from qi_registry import reader, specs
 from support.small_run import RECIPE, here, losses, qi, start, write_recipe
 
 STEPS = 12
@@ -111,3 +111,15 @@ def _left(folder: Path) -> list[str]:
         if str(folder).encode() in words and each.parent.name != str(os.getpid()):
             found.append(each.parent.name)
     return found
+
+
+def test_files_that_a_recipe_names_are_part_of_the_spec(tmp_path: Path) -> None:
+    """A producer with another list at the same path would make other samples."""
+    listed = tmp_path / "duplicates.txt"
+    filters = f'data.filters=[{{name="listed", path="{listed}"}}]'
+    told: list[str] = []
+    for text in ("a.png\n", "b.png\n", "a.png\n"):
+        listed.write_text(text)
+        specs._contents.cache_clear()
+        told.append(specs.digest(reader.loads(RECIPE, where="r", sets=[filters])))
+    assert told[0] == told[2] != told[1]

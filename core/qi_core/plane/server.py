@@ -89,7 +89,7 @@ def application(
         if name != message.spec:
             raise QiError(
                 f"version skew: the trainer calls its spec {message.spec}, this producer would call it {name}; "
-                "run the same version of qi on both sides"
+                "have the same version of qi, and the same files under the names of the recipe, on both sides"
             )
         specs.put(name, message.definition)
         orders.makes.ready(name, message.definition.encode())
