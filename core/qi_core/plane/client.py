@@ -295,11 +295,14 @@ class Puller:
             self._end(pull, answer.portion)
 
     def _refused(self, pull: _Pull, producer: Producer, error: Refused) -> None:
-        """It may be the machine's fault: another that can be asked now is. Raises QiError where there is none."""
+        """It may be the machine's fault: another is asked, now or once it has time. Raises QiError where there is none,
+        or none that can be reached."""
         producer.last = str(error)
+        now = time.monotonic()
         with self._turn:
             pull.refused.append(producer)
-            if not pull.over and self._nearest(pull, time.monotonic()) is None:
+            others = [each for each in self._producers if each not in pull.refused]
+            if not pull.over and not any(not each.failures or each.rests_until <= now for each in others):
                 raise QiError(str(error))
 
     def _failed(self, pull: _Pull, producer: Producer, error: Gone | Wrong) -> float:

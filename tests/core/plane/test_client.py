@@ -237,6 +237,20 @@ def test_what_one_cannot_carry_out_another_may(tmp_path: Path) -> None:
         assert "no space left" in puller.counted()[0].last
 
 
+def test_what_one_cannot_carry_out_waits_for_another_that_is_busy(tmp_path: Path) -> None:
+    def broken(order: Order) -> Portion:
+        raise QiError("no space left")
+
+    near, far = serving(Door(socket=tmp_path / "near"), makes=broken), serving(Door(port=0))
+    with near as ((ill,), _), far as ((well,), _), pulling(ill, well) as puller:
+        puller._producers[1].rest("busy", 0.3)
+        assert told(puller.order(ordered(1)).result(20)) == told(portion_of(ordered(1)))
+        for _ in range(7):  # of seconds
+            puller._producers[1].rest("can't be reached")
+        with pytest.raises(QiError, match="no space left"):
+            puller.order(ordered(2)).result(20)
+
+
 def test_a_producer_that_does_not_know_the_spec_is_given_it_or_it_is_skew(socket_path: Path) -> None:
     with serving(Door(socket=socket_path), makes=Threads(build)) as ((address,), _):
         with pulling(address, define=definition) as puller:
