@@ -99,7 +99,10 @@ NOT_ITS = (*RANKS, "QI_PRODUCER_TOKEN")
 def _socket(folder: Path) -> Path:
     """Short, for the system allows about a hundred bytes; in a folder of this user's alone."""
     base = Path(tempfile.gettempdir()) / f"qi-{os.getuid()}"
-    base.mkdir(mode=0o700, exist_ok=True)
+    try:
+        base.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise QiError(f"{base}: {error.strerror}; wanted a folder for sockets; remove it, or set TMPDIR") from error
     told = base.lstat()  # of itself: somebody else's link to a folder of this user's won't do
     if told.st_uid != os.getuid() or told.st_mode & 0o077:
         raise QiError(
