@@ -83,7 +83,7 @@ class Data:
 
     engine: EngineComponent | None = None
     """Who makes and encodes samples: "inline" (this process: threads make, the loop encodes), "local" (processes of
-    this machine), "ray" (actors on many machines). None is "inline"."""
+    this machine), "remote" (what ``qi produce`` has started), "ray" (actors on many machines). None is "inline"."""
     workers: int = field(default=4, validator=validators.gt(0))
     """Threads that make samples, in each process that does. Has no effect on what is made."""
     portion: int = field(default=8, validator=validators.gt(0))

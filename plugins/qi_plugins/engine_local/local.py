@@ -92,8 +92,9 @@ class Local(Pulling):
 
 RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What tells a process that it is one of several: the producer is none."""
-NOT_ITS = (*RANKS, "QI_PRODUCER_TOKEN")
-"""Variables that aren't for it. A token is for producers elsewhere: who may open its socket needs none."""
+NOT_ITS = (*RANKS, "TORCHELASTIC_ERROR_FILE", "QI_PRODUCER_TOKEN")
+"""Variables that aren't for it. A rank's last words are the rank's; a token is for producers elsewhere:
+who may open its socket needs none."""
 
 
 def _socket(folder: Path) -> Path:
