@@ -273,6 +273,7 @@ class Changer:
         """The source as each stage to come has it is built once, so that one that has no data shows now. Raises
         QiError that names the stage."""
         from qi_core.place import Closing
+        from qi_core.source import Planned
         from qi_registry import specs
 
         here, seen = self._here, {specs.digest(self._here.recipe)}
@@ -285,12 +286,15 @@ class Changer:
             seen.add(told)
             try:
                 source = specs.source(here.recipe, self._place)
+                if isinstance(source, Closing):
+                    source.close()
+                if not isinstance(source, Planned):
+                    _refuse_other_data(self._here.recipe, here.recipe)
+                _refuse_other_shadows(self._here.recipe, here.recipe)
             except QiError as error:
                 raise QiError(
                     f"curriculum: stage {span.stage!r}, which begins at step {span.begin}: {error}"
                 ) from error
-            if isinstance(source, Closing):
-                source.close()
 
     def _effect(self, run: Run, here: Unfolding, tried: bool = False) -> Effect:
         """``tried``: a sample is made first, since a change that leaves nothing to train on would end the run."""

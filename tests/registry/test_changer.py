@@ -12,6 +12,7 @@ from attrs import evolve
 from qi_core import QiError
 from qi_core.run import Run
 from qi_plugins.objective_grpo.nft import Nft
+from qi_registry import specs
 from qi_registry.assemble import Changer, _refuse_other_shadows
 from qi_registry.curricula import Unfolding
 from qi_registry.reader import loads
@@ -43,6 +44,29 @@ def test_a_source_that_draws_stays_and_its_objective_may_change(changer: Changer
 def test_what_a_run_has_from_its_start_is_refused(changer: Changer, drawing: Run, line: str) -> None:
     with pytest.raises(QiError, match=r"data\..*: can't be changed while a run goes on .*resume it with --set"):
         changer(drawing, line)
+
+
+STAGES = """
+[curriculum]
+name = "stages"
+[[curriculum.stages]]
+name = "first"
+steps = 5
+[[curriculum.stages]]
+name = "longer"
+set = ["source.lengths=[3, 4]"]
+"""
+
+
+def test_a_stage_that_would_change_a_source_that_draws_is_told_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place: Any = SimpleNamespace(folder=tmp_path, multiple=8, seed=0)
+    changer = Changer(Unfolding.of(loads(RECIPE + STAGES, where="a recipe")), place)
+    changer.rehearse()
+    monkeypatch.setattr(specs, "source", lambda recipe, place: object())
+    with pytest.raises(QiError, match="stage 'longer', which begins at step 5: source: RenderedText draws its samples"):
+        changer.rehearse()
 
 
 def test_an_objective_that_needs_other_copies_of_the_weights_is_refused() -> None:
