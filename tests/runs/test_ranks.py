@@ -176,3 +176,11 @@ def test_one_process_draws_from_a_run_of_several(crew: Crew, unbroken: Path, tmp
     drawn = crew.start("sample", unbroken, "A", "--output", tmp_path / "a.png")
     assert drawn.wait() == 0, drawn.lines
     assert (tmp_path / "a.png").is_file()
+
+
+@pytest.mark.slow
+def test_producers_serve_all_ranks_of_a_machine(crew: Crew, recipe: Path, unbroken: Path, tmp_path: Path) -> None:
+    """One rank starts them, all call them, and what is trained on is the same to the bit."""
+    ranks = crew.ranks("run", recipe, "--folder", tmp_path / "run", "--set", "data.engine=local")
+    assert [rank.wait() for rank in ranks] == [0, 0]
+    assert losses(tmp_path / "run") == losses(unbroken)
