@@ -12,9 +12,10 @@ from contextlib import ExitStack, contextmanager
 from types import FrameType, TracebackType
 
 import torch
+from attrs import evolve
 
 from qi_core import chores
-from qi_core.data import keys, listed
+from qi_core.data import Examples, keys, listed
 from qi_core.dealing import dealt, of_replicas, over_replicas
 from qi_core.dice import Dice
 from qi_core.errors import LostError, QiError
@@ -163,9 +164,15 @@ def encoded(run: Run, ready: Ready) -> tuple[Portion, ...]:
         return ready.portions
     maker = run.spec.maker
     return tuple(
-        portion if isinstance(portion.batch, Encodable) else maker.encoded(order, portion)
+        _moved(portion, run.strategy.device) if isinstance(portion.batch, Encodable) else maker.encoded(order, portion)
         for order, portion in zip(ready.orders, ready.portions, strict=True)
     )
+
+
+def _moved(portion: Portion, device: torch.device) -> Portion:
+    """To where it is trained on, out of the buffer that it came in: joined before that, it would be copied here."""
+    batch = portion.batch
+    return evolve(portion, batch=batch.to(device)) if isinstance(batch, Examples) else portion
 
 
 def agree_on_samples(strategy: Strategy, ready: Ready, portions: Sequence[Portion], step: int) -> list[Lost]:

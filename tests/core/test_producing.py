@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from attrs import evolve, frozen
 from torch import Tensor
 
-from qi_core import Encoders, Latents, QiError, Sample
+from qi_core import Encoders, Latents, QiError, Sample, loop
 from qi_core.data import Examples
+from qi_core.feed import Ready
 from qi_core.pixels import Unusable
 from qi_core.portions import Lost, Order
 from qi_core.producing import Maker, joined
@@ -92,6 +95,17 @@ def _all_black() -> Pictures:
     source = Pictures()
     source.black = frozenset(range(200_000))
     return source
+
+
+def test_what_came_encoded_goes_to_the_device_before_it_is_joined() -> None:
+    here = maker()
+    portion = here.encoded(order(3, 9), here.make(order(3, 9)))
+    ready = Ready(portions=(portion,), total=2, passes=1, position={}, digest=0, orders=(order(3, 9),))
+    run: Any = SimpleNamespace(spec=SimpleNamespace(maker=None), strategy=SimpleNamespace(device=torch.device("meta")))
+    (found,) = loop.encoded(run, ready)
+    assert isinstance(found.batch, Examples)
+    assert found.batch.latents.tokens.is_meta
+    assert found.batch.condition.text.is_meta
 
 
 def test_portions_are_joined_in_the_order_of_their_slots() -> None:
