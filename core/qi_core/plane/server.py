@@ -89,7 +89,8 @@ def application(
         if name != message.spec:
             raise QiError(
                 f"version skew: the trainer calls its spec {message.spec}, this producer would call it {name}; "
-                "have the same version of qi, and the same files under the names of the recipe, on both sides"
+                "have the same version of qi, and the same files under the names of the recipe, on both sides, and "
+                "start anew a producer that ran before they changed"
             )
         specs.put(name, message.definition)
         orders.makes.ready(name, message.definition.encode())
