@@ -29,14 +29,14 @@ def inline(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, 
 
 
 @pytest.fixture(scope="module")
-def producer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+def producer() -> Iterator[tuple[str, Path]]:
     """``qi produce`` as users start it on another machine: its address, and the file with its token."""
-    token = tmp_path_factory.mktemp("token") / "token"
-    token.write_text("a-long-secret\n")
-    process = start("produce", "--port", "0", "--token-file", token, "--processes", "1")
+    process = start("produce", "--port", "0", "--processes", "1")
     assert process.stdout is not None
     line = process.stdout.readline()
-    assert "(token)" in line, line
+    token = Path(line.partition("(token in ")[2].rstrip(")\n"))
+    assert token.is_file(), line
+    assert token.parent.stat().st_mode & 0o077 == 0, "nobody else may read it"
     yield line.split()[0], token
     process.terminate()
     assert process.wait(60) == 0

@@ -19,8 +19,8 @@ class Produce:
 
     Runs whose recipe has [data.engine] name = "remote" and this producer's address order portions of their batches
     here. A producer takes any run's recipe from the run itself; one that is given is got ready before the first order.
-    Who may call is told by a token, in a file or in the environment variable QI_PRODUCER_TOKEN; without one, only this
-    machine can. SIGINT or SIGTERM ends it.
+    Who may call is told by a token, in a file or in the environment variable QI_PRODUCER_TOKEN; where none is given,
+    one is made, and it is told in which file it lies. SIGINT or SIGTERM ends it.
     """
 
     def configure(self, parser: ArgumentParser) -> None:
@@ -29,7 +29,9 @@ class Produce:
         parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
         parser.add_argument("--port", type=int, help="default 8472, or none with --socket; 0 takes a free one")
         parser.add_argument("--socket", metavar="PATH", help="a unix socket to listen on, in place of a port or beside")
-        parser.add_argument("--token-file", metavar="FILE", help="who calls must send the token in it")
+        parser.add_argument(
+            "--token-file", metavar="FILE", help="who calls must send the token in it; none: one is made"
+        )
         tls = parser.add_argument_group("mTLS: both sides show certificates")
         for name, text in (("certificate", "this producer's"), ("key", "its key"), ("authority", "who signs callers'")):
             tls.add_argument(f"--tls-{name}", metavar="PEM", help=text)
@@ -47,6 +49,7 @@ class Produce:
     def run(self, args: Namespace) -> int:
         import asyncio
         import os
+        import secrets
         from tempfile import TemporaryDirectory
 
         from qi_core.calls import clean_token, read_token
@@ -66,21 +69,27 @@ class Produce:
         given = [getattr(args, f"tls_{name}") for name in ("certificate", "key", "authority")]
         if any(given) and not all(given):
             raise QiError("of --tls-certificate, --tls-key and --tls-authority some are missing; give all or none")
-        door = Door(
-            socket=Path(args.socket) if args.socket else None,
-            host=args.host,
-            port=8472 if args.port is None and not args.socket else args.port,
-            token=token,
-            tls=wire.Tls(certificate=Path(given[0]), key=Path(given[1]), authority=Path(given[2]))
-            if all(given)
-            else None,
-        )
+        port = 8472 if args.port is None and not args.socket else args.port
         with TemporaryDirectory(prefix="qi-produce-") as temporary:
-            asyncio.run(_serve(args, door, Path(args.folder or temporary)))
+            told = "token" if token else "certificates" if all(given) else "this user only"
+            if port is not None and not token and not all(given):
+                token, place = secrets.token_hex(32), Path(temporary) / "token"
+                place.write_text(token, encoding="ascii")  # in a folder that is this user's alone
+                told = f"token in {place}"
+            door = Door(
+                socket=Path(args.socket) if args.socket else None,
+                host=args.host,
+                port=port,
+                token=token,
+                tls=wire.Tls(certificate=Path(given[0]), key=Path(given[1]), authority=Path(given[2]))
+                if all(given)
+                else None,
+            )
+            asyncio.run(_serve(args, door, Path(args.folder or temporary), told))
         return 0
 
 
-async def _serve(args: Namespace, door: object, folder: Path) -> None:
+async def _serve(args: Namespace, door: object, folder: Path, told: str) -> None:
     import os
     import sys
 
@@ -103,8 +112,7 @@ async def _serve(args: Namespace, door: object, folder: Path) -> None:
             workers.ready(specs.add(definition), definition.encode())
 
         def ready(addresses: list[str]) -> None:
-            who = "token" if door.token else "certificates" if door.tls else "this machine only"
-            print(f"{' '.join(addresses)} ({who})", flush=True)
+            print(f"{' '.join(addresses)} ({told})", flush=True)
 
         orders = Orders(workers, Caps())
         await serve(orders, specs, door, stop=stop, shards=Path(args.shards) if args.shards else None, ready=ready)
