@@ -266,7 +266,9 @@ class Puller:
         again = time.monotonic()
         try:
             attempt.connection = producer.connect()
-            if not pull.over:
+            if pull.over:
+                attempt.connection.close()
+            else:
                 answer = producer.pull(attempt.connection, pull.order, pull.body, self.ring)
         except (Gone, Wrong) as error:
             again = self._failed(pull, producer, error)
