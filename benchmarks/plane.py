@@ -10,7 +10,8 @@ says little on a machine with neighbours.
 * staged: the portion lies ready at the producer. With the checksum, the checks of the header, and tensors at the end.
 * made: the producer also makes the portion (a copy of one in new memory), packs it and writes it down.
 * DataLoader: one worker of torch's makes it the same way; and the copy into the trainer's buffer.
-* Ray: so does an actor, as numpy arrays that go through its object store (where Ray is installed).
+* Ray: so does an actor, as numpy arrays that go through its object store (where Ray is installed). Ray Data: so does a
+  stage of a data set, whose ``streaming_split`` gives batches; all of Ray's processes count (where ``ray[data]`` is).
 
 What making costs alone is told too, to be taken off. Copies are counted by what a process's own memory grows beyond
 its rest while batches pass, in batches, less the one that is made: whoever holds one once more in between shows it.
@@ -32,7 +33,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,49 @@ def ray_way() -> tuple[Way, list[int]] | None:
     return bring, [ray.get(maker.pid.remote())]
 
 
+def ray_data_cost(count: int) -> float | None:
+    """CPU-seconds per GB of a data set of so many batches, from its beginning to its end: it makes some ahead, so that
+    turns would say nothing. After ``ray_way``: Ray runs."""
+    try:
+        import pandas  # noqa: F401 - what ray[data] brings
+        import pyarrow  # noqa: F401
+        import ray.data
+    except ImportError:
+        return None
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    made = [each.view(torch.int16).numpy() for each in (batch().latents.tokens, batch().condition.text)]
+    rows = {name: values.reshape(SAMPLES, -1) for name, values in zip(("latents", "text"), made, strict=True)}
+    buffers = {name: values.copy() for name, values in rows.items()}
+
+    def make(_: Any) -> Any:
+        return {name: values.copy() for name, values in rows.items()}
+
+    def bring(count: int) -> None:
+        data = ray.data.range(count * SAMPLES, override_num_blocks=count).map_batches(make, batch_size=SAMPLES)
+        (split,) = data.streaming_split(1)
+        for got in split.iter_batches(batch_size=SAMPLES, batch_format="numpy"):
+            for name, buffer in buffers.items():
+                buffer[:] = got[name].reshape(buffer.shape)
+
+    bring(4)  # its processes are there
+    before, processes = cpu([]), {pid: cpu([pid]) - cpu([]) for pid in of_ray()}
+    bring(count)
+    spent = cpu([]) - before + sum(cpu([pid]) - cpu([]) - processes.get(pid, 0.0) for pid in of_ray())
+    return spent / (count * SIZE / 1e9)
+
+
+def of_ray() -> list[int]:
+    """Ray's workers and what serves them."""
+    found: list[int] = []
+    for each in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            words = each.read_bytes()
+            if words.startswith(b"ray::") or b"raylet/raylet" in words.split(b"\0")[0]:
+                found.append(int(each.parent.name))
+    return found
+
+
 # Figures.
 
 
@@ -334,6 +378,8 @@ def main() -> None:
         }
         stall = stalled(made, args.steps)
     told = {name: statistics.median(each) for name, each in costs.items()}
+    if "Ray, an actor" in told and (whole := ray_data_cost(5 * args.batches)) is not None:
+        told["Ray Data, streaming_split, a whole set"] = whole
     limit = told["raw TCP"]
     rows = [(name, f"{cost:.2f}", f"{cost / limit:.2f}") for name, cost in told.items()]
     title = f"Batches of {SIZE / 1e6:.0f} MB from one process into another's buffer"
