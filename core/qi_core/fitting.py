@@ -26,7 +26,8 @@ class Fitting:
     ratios: tuple[str, ...] = field(
         default=("1:1", "2:3", "3:2", "3:4", "4:3", "9:16", "16:9", "1:3", "3:1"), validator=some_ratios
     )
-    """Shapes, width:height. A picture goes to the nearest one: scaled until it covers it, then cropped."""
+    """Shapes: width:height at the area of ``side``, or sizes in pixels ("1664x928"). A picture goes to the nearest one:
+    scaled until it covers it, then cropped."""
     crop: Literal["center", "random"] = "center"
     """Where what doesn't fit is cut off. ``random``: elsewhere in each epoch, the same on every resume."""
     max_cropped: float = field(default=0.5, validator=[validators.ge(0), validators.le(1)])
@@ -69,10 +70,10 @@ class Fitting:
         """What makes samples fit, and says which can't."""
         from qi_core.entries import Limits
         from qi_core.fit import Fit
-        from qi_core.sizes import bucket, parse_ratio
+        from qi_core.sizes import shaped
 
         return Fit(
-            buckets=tuple(bucket(self.side**2, parse_ratio(ratio), multiple) for ratio in self.ratios),
+            buckets=tuple(shaped(ratio, self.side**2, multiple) for ratio in self.ratios),
             reference_area=(self.reference_side or self.side) ** 2,
             multiple=multiple,
             enlarge=self.upscale == "allow",

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from qi_core.errors import QiError
+
 Box = tuple[float, float, float, float]
 """(left, top, right, bottom) in pixels, as Pillow has it."""
 
@@ -30,16 +32,27 @@ def parse_ratio(text: str) -> float:
     """``16:9`` -> width by height. Raises ValueError."""
     width, colon, height = text.partition(":")
     if not (colon and width.isdigit() and height.isdigit() and int(width) and int(height)):
-        raise ValueError(f"{text!r} is no ratio; write width:height in whole numbers, such as '16:9'")
+        raise ValueError(
+            f"{text!r} is no ratio; write width:height in whole numbers ('16:9'), or a size in pixels ('1664x928')"
+        )
     return int(width) / int(height)
 
 
+def parse_size(text: str) -> Size | None:
+    """``1664x928`` -> that size, width first as everybody writes it; None for what is no size."""
+    width, cross, height = text.partition("x")
+    if not (cross and width.isdigit() and height.isdigit() and int(width) and int(height)):
+        return None
+    return Size(height=int(height), width=int(width))
+
+
 def some_ratios(_: object, __: object, value: tuple[str, ...]) -> None:
-    """Validator of a field of ratios such as ``16:9``: one at least."""
+    """Validator of a field of shapes, ``16:9`` or ``1664x928``: one at least."""
     if not value:
         raise ValueError("no ratio given; give at least one, such as '1:1'")
     for text in value:
-        parse_ratio(text)
+        if parse_size(text) is None:
+            parse_ratio(text)
 
 
 def bucket(area: int, ratio: float, multiple: int) -> Size:
@@ -48,6 +61,19 @@ def bucket(area: int, ratio: float, multiple: int) -> Size:
         height=_on_grid(math.sqrt(area / ratio), multiple),
         width=_on_grid(math.sqrt(area * ratio), multiple),
     )
+
+
+def shaped(text: str, area: int, multiple: int) -> Size:
+    """The bucket of a shape: ``16:9`` at about ``area`` pixels, or ``1664x928`` exactly. Raises QiError where an exact
+    size does not lie on the grid."""
+    size = parse_size(text)
+    if size is None:
+        return bucket(area, parse_ratio(text), multiple)
+    if size.height % multiple or size.width % multiple:
+        raise QiError(
+            f"ratios: {text!r}: both sides must be multiples of {multiple} pixels for this autoencoder; choose others"
+        )
+    return size
 
 
 def nearest(buckets: Sequence[Size], picture: Size) -> Size:

@@ -13,7 +13,7 @@ RECIPES = sorted(packaged())
 
 
 def test_the_recipes_that_the_documentation_names_are_there() -> None:
-    named = "pretrain pretrain_images curriculum finetune sft sft_images weak dpo grpo"
+    named = "pretrain pretrain_images pretrain_progressive curriculum finetune sft sft_images weak dpo grpo"
     assert {f"{name}.toml" for name in named.split()} <= set(RECIPES)
 
 

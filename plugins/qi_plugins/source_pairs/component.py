@@ -48,8 +48,8 @@ class PreferencePairs:
     ratios: tuple[str, ...] = field(
         default=("1:1", "2:3", "3:2", "3:4", "4:3", "9:16", "16:9", "1:3", "3:1"), validator=some_ratios
     )
-    """Shapes, width:height. A pair goes to the one nearest to its winner: both pictures are scaled until they cover it,
-    then cropped in the middle; never squashed."""
+    """Shapes: width:height at ``side``'s area, or sizes in pixels ("1664x928"). A pair goes to the one nearest to its
+    winner: both pictures are scaled until they cover it, then cropped in the middle; never squashed."""
     max_cropped: float = field(default=0.5, validator=[validators.ge(0), validators.le(1)])
     """Skip a pair if a larger share than this of either picture would be cut off. 1: never skip."""
     upscale: Literal["skip", "allow"] = "skip"
@@ -127,11 +127,11 @@ class PreferencePairs:
         )
 
     def _fit(self, multiple: int) -> Fit:
-        from qi_core.sizes import bucket, parse_ratio
+        from qi_core.sizes import shaped
         from qi_plugins.source_pairs.fit import Fit
 
         return Fit(
-            buckets=tuple(bucket(self.side**2, parse_ratio(ratio), multiple) for ratio in self.ratios),
+            buckets=tuple(shaped(ratio, self.side**2, multiple) for ratio in self.ratios),
             reference_area=(self.reference_side or self.side) ** 2,
             multiple=multiple,
             enlarge=self.upscale == "allow",

@@ -12,7 +12,7 @@ from attrs import define, field
 
 from qi_core import Place, QiError, Sample, Samples, Ticket
 from qi_core.drawing import Passed, drawn
-from qi_core.sizes import Size, bucket, parse_ratio
+from qi_core.sizes import Size, shaped
 from qi_core.skipped import Skipped
 from qi_plugins.source_synthetic.component import ComposedText, Synthetic, Templates
 from qi_plugins.source_synthetic.painted import Painter
@@ -126,4 +126,4 @@ def _source(settings: Synthetic, place: Place, name: str, painter: Painter, skip
 
 
 def _sizes(settings: Synthetic, multiple: int) -> tuple[Size, ...]:
-    return tuple(bucket(settings.side**2, parse_ratio(ratio), multiple) for ratio in settings.ratios)
+    return tuple(shaped(ratio, settings.side**2, multiple) for ratio in settings.ratios)
