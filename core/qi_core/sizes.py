@@ -16,6 +16,10 @@ PILLOWS_OWN_LIMIT = 89_478_485
 """Pixels of a picture beyond which Pillow warns of a bomb."""
 
 
+SMALLEST = 32
+"""Pixels a side of a size that is told exactly: "16x9" is a ratio, mistyped."""
+
+
 class Size(NamedTuple):
     """Pixels."""
 
@@ -41,7 +45,7 @@ def parse_ratio(text: str) -> float:
 def parse_size(text: str) -> Size | None:
     """``1664x928`` -> that size, width first as everybody writes it; None for what is no size."""
     width, cross, height = text.partition("x")
-    if not (cross and width.isdigit() and height.isdigit() and int(width) and int(height)):
+    if not (cross and width.isdigit() and height.isdigit() and min(int(width), int(height)) >= SMALLEST):
         return None
     return Size(height=int(height), width=int(width))
 
