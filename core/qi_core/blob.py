@@ -96,11 +96,11 @@ def opened(blob: Blob, most: int, pixels: int) -> Generator[tuple[Any, int]]:
         blob.require_unchanged()
 
 
-class _Stretch(io.RawIOBase):
-    """A stretch of a file as a file of its own, so that a tar's member is read without a copy."""
+class Placed(io.RawIOBase):
+    """A file of known size that can be read from any place; a subclass reads."""
 
-    def __init__(self, file: BinaryIO, offset: int, size: int) -> None:
-        self._file, self._offset, self._size, self._at = file, offset, size, 0
+    def __init__(self, size: int) -> None:
+        self._size, self._at = size, 0
 
     def readable(self) -> bool:
         return True
@@ -117,6 +117,14 @@ class _Stretch(io.RawIOBase):
             raise OSError("seek before the start")
         self._at = start + offset
         return self._at
+
+
+class _Stretch(Placed):
+    """A stretch of a file as a file of its own, so that a tar's member is read without a copy."""
+
+    def __init__(self, file: BinaryIO, offset: int, size: int) -> None:
+        super().__init__(size)
+        self._file, self._offset = file, offset
 
     def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
         wanted = min(len(buffer), max(self._size - self._at, 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,19 @@ def is_within(setting: str, keys: Iterable[str]) -> bool:
     """Whether a line of a recipe sets one of these keys, or something below one."""
     key = setting.partition("=")[0].strip()
     return any(key == each or key.startswith(each + ".") for each in keys)
+
+
+def touches(setting: str, keys: Iterable[str]) -> bool:
+    """The same, also where the line's value is a table that holds one: ``data = {portion = 4}``."""
+    key = setting.partition("=")[0].strip()
+    try:
+        value: Any = tomllib.loads(setting)
+        for each in key.split("."):
+            value = value[each]
+    except (tomllib.TOMLDecodeError, LookupError, TypeError):  # text without quotes, or a key in quotes
+        value = None
+    inner = [f"{key}.{each}" for each in value] if isinstance(value, dict) else []
+    return any(is_within(each, keys) for each in (key, *inner))
 
 
 def weights(recipe: Recipe) -> Mapping[str, float]:
@@ -171,7 +185,7 @@ def _of_stages(recipe: Recipe, registry: Registry | None) -> Iterator[Mistake]:
         for step in sorted({span.begin, last}):
             state = plan.at(step)
             for line in state.settings:
-                if not is_within(line, LIVE) or is_within(line, FIXED):
+                if not is_within(line, LIVE) or touches(line, FIXED):
                     told = f"what can: {', '.join(LIVE)}, but for {', '.join(FIXED)}"
                     yield Mistake(where, f"{line}: can't be changed while a run goes on ({told})")
                     return

@@ -60,7 +60,7 @@ def read_run_now(folder: Path, sets: tuple[str, ...] = ()) -> Recipe:
 
 def is_live(setting: str) -> bool:
     """Whether a live run can take a setting (``sampler.steps=8``)."""
-    return curricula.is_within(setting, LIVE) and not curricula.is_within(setting, FIXED)
+    return curricula.is_within(setting, LIVE) and not curricula.touches(setting, FIXED)
 
 
 def keep(recipe: Recipe, folder: Path) -> None:

@@ -40,9 +40,11 @@ def test_a_source_that_draws_stays_and_its_objective_may_change(changer: Changer
     assert objective.caption_dropout == 0.5
 
 
-@pytest.mark.parametrize("line", ["data.engine='local'", "data.engine.processes=3", "data.portion=4", "data.workers=1"])
+@pytest.mark.parametrize(
+    "line", ["data.engine='local'", "data.engine.processes=3", "data.portion=4", "data={portion=4}"]
+)
 def test_what_a_run_has_from_its_start_is_refused(changer: Changer, drawing: Run, line: str) -> None:
-    with pytest.raises(QiError, match=r"data\..*: can't be changed while a run goes on .*resume it with --set"):
+    with pytest.raises(QiError, match=r"data.*: can't be changed while a run goes on .*resume it with --set"):
         changer(drawing, line)
 
 

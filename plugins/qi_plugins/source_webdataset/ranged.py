@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
+
+from qi_core.blob import Placed
 
 FIRST, LARGEST = 2**16, 2**23
 """Bytes of a piece: the first ones, and those of who reads on and on."""
@@ -11,30 +12,14 @@ NEAR = 2**20
 """Bytes that are read rather than jumped over: at 100 MB/s and 10 ms a request, a jump costs as much as a megabyte."""
 
 
-class Ranged(io.RawIOBase):
+class Ranged(Placed):
     """What is near to what was read before comes in pieces twice as large each time; after a jump they begin small."""
 
     def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
         """``read``: so many bytes from an offset on."""
-        self._read, self._size = read, size
-        self._at = self._start = 0
-        self._piece, self._length = b"", FIRST // 2
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        if start + offset < 0:
-            raise OSError("seek before the start")
-        self._at = start + offset
-        return self._at
+        super().__init__(size)
+        self._read = read
+        self._start, self._piece, self._length = 0, b"", FIRST // 2
 
     def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
         if self._at >= self._size:
