@@ -6,6 +6,7 @@ has too few samples repeats one with a share of zero.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 from weakref import WeakKeyDictionary
@@ -50,11 +51,12 @@ def balanced(costs: Sequence[int], replicas: int) -> list[list[int]]:
         return [list(range(len(costs)))[each] for each in pieces(len(costs), replicas)] + [
             [] for _ in range(replicas - len(costs))
         ]
-    loads, own = [0] * replicas, [list[int]() for _ in range(replicas)]
+    own = [list[int]() for _ in range(replicas)]
+    loads = [(0, 0, replica) for replica in range(replicas)]  # a heap: costs and samples of each so far
     for i in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
-        least = min(range(replicas), key=lambda r: (loads[r], len(own[r]), r))
+        load, count, least = loads[0]
         own[least].append(i)
-        loads[least] += costs[i]
+        heapq.heapreplace(loads, (load + costs[i], count + 1, least))
     return [sorted(each) for each in own]
 
 

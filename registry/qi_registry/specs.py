@@ -112,9 +112,9 @@ def _memory(recipe: Recipe, encoders: Encoders, strategy: Strategy) -> Memory | 
 
     if not (isinstance(encoders.autoencoder, CachedAutoencoder) and isinstance(encoders.cache, Shelf)):
         return None
-    table = to_table(recipe)
-    filters = [_identity(each, strategy).decode() for each in table["data"].get("filters") or ()]
-    told = [version("qi"), filters, _identity(table["autoencoder"], strategy).decode()]
+    # Filters are built anew when the data changes, and read their files again; the autoencoder is what it was.
+    filters = [_identity(each, strategy).decode() for each in to_table(recipe)["data"].get("filters") or ()]
+    told = [version("qi"), filters, encoders.autoencoder.identity.decode()]
     return Memory(encoders.cache, encoders.autoencoder, json.dumps(told, sort_keys=True).encode())
 
 

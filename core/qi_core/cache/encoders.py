@@ -64,7 +64,7 @@ class CachedAutoencoder:
     """See ``Autoencoder``."""
 
     def __init__(self, bare: Autoencoder, shelf: Shelf, identity: bytes) -> None:
-        self.bare = bare
+        self.bare, self.identity = bare, identity
         self._keeper = Keeper(shelf, "latents", identity, bare.width, "latent is not finite")
         self._like: Tensor | None = None
 
