@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from json import JSONDecoder
 from typing import Any
 
 from attrs import evolve, frozen
@@ -80,6 +82,19 @@ def reply(content: bytes) -> Reply:
         asked=max(usage.prompt_tokens or 0, 0),
         said=max(usage.completion_tokens or 0, 0),
     )
+
+
+def objects(text: str, decoder: JSONDecoder) -> Iterator[dict[str, Any]]:
+    """The JSON objects in an answer that stand in no other, whatever is written around them."""
+    start = text.find("{")
+    while start >= 0:
+        try:
+            value, end = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            end = start + 1
+        else:
+            yield value
+        start = text.find("{", end)
 
 
 def picture(file: bytes, kind: str = "png") -> dict[str, Any]:

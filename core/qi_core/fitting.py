@@ -18,7 +18,27 @@ def own_first(_: type[Any], fields: list[Any]) -> list[Any]:
 
 
 @frozen(kw_only=True)
-class Fitting:
+class PictureFiles:
+    """Pictures in files, which are taken to be hostile and may change between two starts."""
+
+    background: tuple[int, int, int] = field(
+        default=(255, 255, 255),
+        validator=validators.deep_iterable(validators.and_(validators.ge(0), validators.le(255))),
+    )
+    """Red, green and blue under transparent pictures."""
+    changed: Literal["refuse", "next-epoch"] = "refuse"
+    """What a resume does when the data is not what it was: refuse, or go on (from the next epoch if samples came or
+    went)."""
+    workers: int = field(default=4, validator=validators.gt(0))
+    """Threads that decode. Has no effect on what is drawn."""
+    max_pixels: int = field(default=64_000_000, validator=[validators.gt(0), validators.le(PILLOWS_OWN_LIMIT)])
+    """A picture that claims more is skipped before anything of it is decoded."""
+    max_file: int = field(default=256 * 2**20, validator=validators.gt(0))
+    """Bytes of a picture's file; a larger one is skipped."""
+
+
+@frozen(kw_only=True, field_transformer=own_first)
+class Fitting(PictureFiles):
     """Each picture near its own shape, and never squashed."""
 
     side: int = field(default=256, validator=validators.gt(0))
@@ -43,20 +63,6 @@ class Fitting:
     reference_side: int = field(default=0, validator=validators.ge(0))
     """Area of references, as ``side``; 0: the same. They keep their own shape and, with upscale = "skip", are never
     enlarged."""
-    background: tuple[int, int, int] = field(
-        default=(255, 255, 255),
-        validator=validators.deep_iterable(validators.and_(validators.ge(0), validators.le(255))),
-    )
-    """Red, green and blue under transparent pictures."""
-    changed: Literal["refuse", "next-epoch"] = "refuse"
-    """What a resume does when the data is not what it was: refuse, or go on (from the next epoch if samples came or
-    went)."""
-    workers: int = field(default=4, validator=validators.gt(0))
-    """Threads that decode. Has no effect on what is drawn."""
-    max_pixels: int = field(default=64_000_000, validator=[validators.gt(0), validators.le(PILLOWS_OWN_LIMIT)])
-    """A picture that claims more is skipped before anything of it is decoded."""
-    max_file: int = field(default=256 * 2**20, validator=validators.gt(0))
-    """Bytes of a picture's file; a larger one is skipped."""
     max_caption: int = field(default=16_384, validator=validators.gt(0))
     """Bytes of a caption; a longer one is skipped, never cut."""
     max_line: int = field(default=2**20, validator=validators.gt(0))

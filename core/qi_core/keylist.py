@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from hashlib import blake2b
 from pathlib import Path
 
 from qi_core.errors import QiError
@@ -27,6 +28,11 @@ def keys_of(path: Path) -> Iterator[str]:
                     yield _key(line, f"{path}:{number}")
     except OSError as error:
         raise QiError(f"{path}: the list of keys cannot be read ({error.strerror}); correct its path") from error
+
+
+def short(key: str) -> bytes:
+    """Stands for a key: a list of a hundred million must fit into memory."""
+    return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
 def _key(line: bytes, where: str) -> str:

@@ -48,6 +48,19 @@ class Pictured:
     stored: Blob = field(repr=False)
     """Its bytes."""
 
+    @classmethod
+    def fitted(cls, blob: Blob, length: int, size: Size, target: Size, alpha: bool) -> Pictured:
+        """One that would be made to fit ``target``."""
+        return cls(
+            length=length,
+            size=size,
+            target=target,
+            scaled=scale(size, target),
+            cropped=cropped(size, target),
+            alpha=alpha,
+            stored=blob,
+        )
+
     def digest(self, most: int) -> bytes:
         """Of its bytes. Raises Unusable."""
         return hashlib.blake2b(self.stored.read(most), digest_size=16).digest()
@@ -136,15 +149,7 @@ def pictured(fit: Fit, blob: Blob, *, reference: bool) -> tuple[Pictured | None,
         target = own_size(fit.reference_area, picture, fit.multiple, fit.enlarge)
     else:
         target = nearest(fit.buckets, picture)
-    told = Pictured(
-        length=size,
-        size=picture,
-        target=target,
-        scaled=scale(picture, target),
-        cropped=cropped(picture, target),
-        alpha=alpha,
-        stored=blob,
-    )
+    told = Pictured.fitted(blob, size, picture, target, alpha)
     try:
         refuse_misfit(picture, target, fit.enlarge, fit.max_cropped)
     except Unusable as error:

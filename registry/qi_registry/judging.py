@@ -12,7 +12,6 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from hashlib import blake2b
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TextIO
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from attrs import evolve, frozen
 
 from qi_core.errors import QiError
+from qi_core.keylist import short
 from qi_registry.recipe import Recipe, to_toml
 from qi_registry.specs import filters_of
 
@@ -123,16 +123,16 @@ def _opened(output: Path) -> Generator[TextIO]:
 def new_tickets(source: Planned, seen: set[str], most: int) -> Iterator[tuple[Ticket, str]]:
     """Tickets with their keys, each key once and none that was seen, until nothing new comes: that is, until as many
     tickets as there are keys (1000 at least) have brought none. Parts of a mixture come round at their own pace."""
-    known, count, barren = {_short(key) for key in seen}, len(seen), 0
+    known, count, barren = {short(key) for key in seen}, len(seen), 0
     while not most or count < most:
         for ticket in source.plan(256):
             name = source.called(ticket)
-            if _short(name) in known:
+            if short(name) in known:
                 barren += 1
                 if barren >= max(len(known), 1000):
                     return
                 continue
-            known.add(_short(name))
+            known.add(short(name))
             barren = 0
             count += 1
             yield ticket, name
@@ -352,7 +352,3 @@ def perceptual_hash(image: Any) -> str:
     from qi_core.measures import picture
 
     return str(imagehash.phash(picture(image)))
-
-
-def _short(key: str) -> bytes:
-    return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()

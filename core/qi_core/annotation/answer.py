@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from attrs import frozen
 
-from qi_core import captions
+from qi_core import captions, chat
 from qi_core.chat import CUT_OFF, Reply
 
 LONGEST = 64 * 2**10
@@ -58,7 +58,7 @@ def parsed(reply: Reply) -> Annotation:
     text = reply.text
     if len(text) > LONGEST:
         raise Refused("an answer too long", f"{len(text)} characters, {LONGEST} allowed")
-    objects = _objects(text)
+    objects = list(chat.objects(text, json.JSONDecoder(object_pairs_hook=_once)))
     if not objects:
         raise Refused(_FAULTS.get(captions.fault(text), "no JSON object in the answer"))
     if len(objects) > 1:
@@ -79,22 +79,6 @@ def parsed(reply: Reply) -> Annotation:
         watermarks=tuple(mark.strip() for mark in found.watermarks),
         abnormal=abnormal in _YES,
     )
-
-
-def _objects(text: str) -> list[dict[str, Any]]:
-    """Those at the top level. Raises Refused for one that says a key twice."""
-    decoder = json.JSONDecoder(object_pairs_hook=_once)
-    found: list[dict[str, Any]] = []
-    start = text.find("{")
-    while start >= 0:
-        try:
-            value, end = decoder.raw_decode(text, start)
-        except (ValueError, RecursionError):
-            end = start + 1
-        else:
-            found.append(value)
-        start = text.find("{", end)
-    return found
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

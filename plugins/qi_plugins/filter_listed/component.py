@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -10,7 +9,7 @@ from attrs import frozen
 
 from qi_core.bar import Bar
 from qi_core.data import Sample
-from qi_core.keylist import keys_of
+from qi_core.keylist import keys_of, short
 from qi_core.place import Place
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ class Listed:
 
     def build(self, place: Place) -> Filter:
         """Reads the list. Raises QiError if it cannot be read."""
-        listed = frozenset(_short(key) for key in keys_of(self.path.expanduser()))
+        listed = frozenset(short(key) for key in keys_of(self.path.expanduser()))
         return OnList(listed=listed, drop=self.what == "drop")
 
 
@@ -49,7 +48,7 @@ class OnList:
 
     def measure_key(self, key: str) -> float:
         """1 if it is on the list, else 0."""
-        return float(_short(key) in self.listed)
+        return float(short(key) in self.listed)
 
     def refuses(self, value: float) -> str:
         """See ``Filter.refuses``."""
@@ -80,8 +79,3 @@ class InCategory:
 
 def _under(category: str, roots: tuple[str, ...]) -> bool:
     return any(category == root or category.startswith(root.rstrip("/") + "/") for root in roots)
-
-
-def _short(key: str) -> bytes:
-    """Stands for a key: a list of a hundred million must fit into memory."""
-    return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()

@@ -108,16 +108,9 @@ def _by_pattern(text: str, pattern: str) -> float | None:
 
 def _by_key(text: str, key: str) -> float | None:
     """From the last JSON object that has the key, whatever stands around it."""
-    decoder, start, score = json.JSONDecoder(), text.find("{"), None
-    while start >= 0:
-        try:
-            value, end = decoder.raw_decode(text, start)
-        except (ValueError, RecursionError):
-            end = start + 1
-        else:
-            if key in value:
-                score = value[key]
-        start = text.find("{", end)
+    score = None
+    for value in chat.objects(text, json.JSONDecoder()):
+        score = value.get(key, score)
     try:
         return _number(float(score)) if isinstance(score, int | float) and not isinstance(score, bool) else None
     except OverflowError:  # a whole number of hundreds of digits

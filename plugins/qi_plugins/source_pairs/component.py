@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from attrs import field, frozen, validators
 
 from qi_core.data import Pairs
+from qi_core.fitting import PictureFiles, own_first
 from qi_core.place import Place
-from qi_core.sizes import PILLOWS_OWN_LIMIT, some_ratios
+from qi_core.sizes import some_ratios
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from qi_plugins.source_pairs.rows import Reading
 
 
-@frozen(kw_only=True)
-class PreferencePairs:
+@frozen(kw_only=True, field_transformer=own_first)
+class PreferencePairs(PictureFiles):
     """Pairs of pictures for one prompt, one of them preferred, from a JSONL of judgements.
 
     A row is {"prompt", "winner", "loser"}, or {"prompt", "gold", "loser"} where a real picture beats the worst
@@ -56,20 +57,6 @@ class PreferencePairs:
     """What happens to a pair with a picture smaller than its bucket."""
     reference_side: int = field(default=0, validator=validators.ge(0))
     """Area of references, as ``side``; 0: the same. They keep their own shape."""
-    background: tuple[int, int, int] = field(
-        default=(255, 255, 255),
-        validator=validators.deep_iterable(validators.and_(validators.ge(0), validators.le(255))),
-    )
-    """Red, green and blue under transparent pictures."""
-    changed: Literal["refuse", "next-epoch"] = "refuse"
-    """What a resume does when the data is not what it was: refuse, or go on (from the next epoch if pairs came or
-    went)."""
-    workers: int = field(default=4, validator=validators.gt(0))
-    """Threads that decode. Has no effect on what is drawn."""
-    max_pixels: int = field(default=64_000_000, validator=[validators.gt(0), validators.le(PILLOWS_OWN_LIMIT)])
-    """A picture that claims more is skipped before anything of it is decoded."""
-    max_file: int = field(default=256 * 2**20, validator=validators.gt(0))
-    """Bytes of a picture's file; a larger one is skipped."""
     max_prompt: int = field(default=16_384, validator=validators.gt(0))
     """Bytes of a prompt; a longer one is skipped, never cut."""
     max_line: int = field(default=2**20, validator=validators.gt(0))

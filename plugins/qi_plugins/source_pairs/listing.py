@@ -8,7 +8,7 @@ from functools import partial
 from qi_core.blob import Blob, opened
 from qi_core.listing import Listing, Pictured, Problem, side_by_side
 from qi_core.pixels import Unusable, prepare, size_of
-from qi_core.sizes import cropped, nearest, own_size, scale
+from qi_core.sizes import nearest, own_size
 from qi_plugins.source_pairs.fit import Fit
 from qi_plugins.source_pairs.rows import Couple
 
@@ -50,12 +50,4 @@ def _pictured(fit: Fit, number: int, blob: Blob) -> Pictured | None:
         target = own_size(fit.reference_area, size, fit.multiple, fit.enlarge)
     else:
         target = nearest(fit.buckets, size)
-    return Pictured(
-        length=length,
-        size=size,
-        target=target,
-        scaled=scale(size, target),
-        cropped=cropped(size, target),
-        alpha=alpha,
-        stored=blob,
-    )
+    return Pictured.fitted(blob, length, size, target, alpha)

@@ -8,41 +8,25 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from support.small_run import here, losses, steps
+from support.small_run import RECIPE, here, losses, steps
 
-RECIPE = """
-conditioner = "characters"
-objective = "flow-matching"
-tracker = ["jsonl"]
-[source]
+HEAD, _, REST = RECIPE.partition("[source]")
+TEXT = (
+    HEAD
+    + """[source]
 name = "images"
 path = "PICTURES"
 side = 16
 ratios = ["1:1"]
-[autoencoder]
-name = "patchify"
-patch = 8
-[denoiser]
-name = "mmdit"
-layers = 2
-heads = 2
-head_dim = 16
-axes_dims_rope = [4, 6, 6]
-[optimizer]
-name = "adamw"
-warmup = 2
-[parallel]
-name = "single"
-device = "cpu"
-[train]
-steps = 9
-batch = 3
-prefetch = 0
+[sampler]"""
+    + REST.partition("[sampler]")[2].replace("steps = 60\nbatch = 4", "steps = 9\nbatch = 3\nprefetch = 0")
+    + """
 [data]
 portion = 2
 [data.cache]
 path = "CACHE"
 """
+)
 
 
 @pytest.fixture
@@ -53,7 +37,7 @@ def recipe(tmp_path: Path) -> Path:
         Image.effect_noise((24, 24), 60 + n).convert("RGB").save(pictures / f"{n}.png")
         (pictures / f"{n}.txt").write_text(f"noise {n}")
     path = tmp_path / "recipe.toml"
-    text = RECIPE.replace("PICTURES", str(pictures)).replace("CACHE", str(tmp_path / "cache"))
+    text = TEXT.replace("PICTURES", str(pictures)).replace("CACHE", str(tmp_path / "cache"))
     path.write_text(text)
     return path
 

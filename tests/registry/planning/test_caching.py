@@ -10,37 +10,15 @@ from qi_registry.cli import main
 from qi_registry.planning.caching import lines
 from qi_registry.planning.jobs import Scene
 from qi_registry.reader import read
+from support.planned_run import RECIPE
 
-RECIPE = """
-[autoencoder]
-name = "vae-qwen"
-path = "nowhere"
-
-[conditioner]
-name = "qwen2.5-vl"
-
-[denoiser]
-name = "mmdit"
-size = "3b"
-
-[objective]
-name = "flow-matching"
-
-[source]
-name = "images"
-path = "pictures"
-side = 256
-
-[train]
-batch = 64
-steps = 1000
-"""
+SMALL = RECIPE.replace("side = 512", "side = 256")
 
 
 def told(tmp_path: Path, cache: str, samples: int | None, references: int = 0) -> list[str]:
     """What a plan says of the cache, for captions of 200 tokens."""
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text(f"{RECIPE}\n{cache}")
+    recipe.write_text(f"{SMALL}\n{cache}")
     return lines(read(str(recipe), ()), [Scene(side=256, text=200, references=references)], samples)
 
 
@@ -68,6 +46,6 @@ def test_nothing_is_said_where_nothing_is_kept(tmp_path: Path) -> None:
 
 def test_it_is_a_note_of_qi_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text(f"{RECIPE}\n{CACHE}")
+    recipe.write_text(f"{SMALL}\n{CACHE}")
     main(["plan", str(recipe), "--samples", "1000", "--set", "denoiser.size=tiny"])
     assert "* data.cache at cache: 951 MB for 1,000 samples" in capsys.readouterr().out

@@ -14,31 +14,7 @@ from qi_registry.planning.jobs import Scene, job, sides
 from qi_registry.planning.sweep import sweep
 from qi_registry.reader import read
 from qi_registry.recipe import Recipe
-
-RECIPE = """
-[autoencoder]
-name = "vae-qwen"
-path = "nowhere"
-
-[conditioner]
-name = "qwen2.5-vl"
-
-[denoiser]
-name = "mmdit"
-size = "3b"
-
-[objective]
-name = "flow-matching"
-
-[source]
-name = "images"
-path = "pictures"
-side = 512
-
-[train]
-batch = 64
-steps = 1000
-"""
+from support.planned_run import RECIPE
 
 
 @frozen(kw_only=True)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from importlib import import_module
-from inspect import cleandoc
-from typing import TYPE_CHECKING, cast
+from argparse import ArgumentParser, Namespace
 
-if TYPE_CHECKING:
-    from qi_core.command import Command
+from qi_registry.verbs import grouped
 
 VERBS = {
     "annotate": "qi_registry.verbs.data.annotate:Annotate",
@@ -26,32 +22,13 @@ class Data:
     """Look at data, judge it and annotate it: qi data VERB. Without a verb it lists what there is."""
 
     def configure(self, parser: ArgumentParser) -> None:
-        names = parser.add_subparsers(dest="data_verb", metavar="VERB")
-        for name in VERBS:
-            verb = _verb(name)
-            doc = cleandoc(verb.__doc__ or "")
-            own = names.add_parser(
-                name,
-                help=doc.partition("\n")[0].replace("%", "%%"),
-                description=doc,
-                formatter_class=RawDescriptionHelpFormatter,
-                allow_abbrev=False,
-            )
-            verb().configure(own)
+        grouped.configure(parser, VERBS, "data_verb", "VERB")
 
     def run(self, args: Namespace) -> int:
         from qi_registry.tables import print_table
 
         if args.data_verb:
-            return _verb(args.data_verb)().run(args)
-        print_table(("qi data", "what it does"), [(name, _first_line(name)) for name in VERBS])
+            return grouped.found(VERBS, args.data_verb)().run(args)
+        rows = [(name, grouped.first_line(grouped.found(VERBS, name))) for name in VERBS]
+        print_table(("qi data", "what it does"), rows)
         return 0
-
-
-def _verb(name: str) -> type[Command]:
-    module, own = VERBS[name].split(":")
-    return cast("type[Command]", getattr(import_module(module), own))
-
-
-def _first_line(name: str) -> str:
-    return cleandoc(_verb(name).__doc__ or "").partition("\n")[0]
