@@ -92,7 +92,11 @@ def opened(blob: Blob, most: int, pixels: int) -> Generator[tuple[Any, int]]:
     """
     file, size = blob.open(most)
     with file:
-        yield read_header(file, pixels), size
+        try:
+            yield read_header(file, pixels), size
+        except Unusable:
+            blob.require_unchanged()  # what can't be decoded may be half of one picture and half of another
+            raise
         blob.require_unchanged()
 
 

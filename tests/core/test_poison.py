@@ -25,7 +25,7 @@ from PIL import Image
 
 from qi_core import Place
 from qi_core.blob import Blob, opened
-from qi_core.pixels import Unusable
+from qi_core.pixels import Unusable, decode
 from qi_plugins.source_images.images import Images
 
 GIGABYTE = 2**30
@@ -285,6 +285,8 @@ def test_flipped_bits_make_a_sample_or_a_reason_and_nothing_else(tmp_path: Path)
 
 def test_a_file_that_is_written_to_all_the_time_gives_no_half_pictures(tmp_path: Path) -> None:
     folder = put(tmp_path / "data", {f"{number}.png": saved(RED, "PNG", compress_level=0) for number in range(8)})
+    for file in folder.iterdir():
+        os.utime(file, ns=(1, 1))  # the clock of a file system ticks slowly: what follows has to be seen as later
     blue = saved(Image.new("RGB", (96, 96), (0, 0, 255)), "PNG", compress_level=0)
     source, stop = built(tmp_path, folder), threading.Event()
 
@@ -306,6 +308,24 @@ def test_a_file_that_is_written_to_all_the_time_gives_no_half_pictures(tmp_path:
         stop.set()
         writer.join()
     assert source.report() == {"changed since it was found": 7}
+
+
+def test_half_a_picture_is_told_as_what_it_is(tmp_path: Path) -> None:
+    """It can't be decoded because somebody was writing it, and that is what is told."""
+    file = put(tmp_path / "data", {"torn.png": saved(RED, "PNG", compress_level=0)}) / "torn.png"
+    found, _ = Blob(str(file)).stamped()
+
+    def overtaken() -> None:
+        with opened(found, 2**20, 2**20) as (image, _):
+            with file.open("r+b") as writer:
+                writer.seek(file.stat().st_size // 2)
+                writer.write(b"half of another")
+            os.utime(file, ns=(1, 1))
+            decode(image, 1.0, (0, 0, 0))
+
+    with pytest.raises(Unusable) as told:
+        overtaken()
+    assert told.value.reason == "changed since it was found"
 
 
 def test_a_file_that_is_written_to_between_its_header_and_its_pixels_is_not_used(tmp_path: Path) -> None:
