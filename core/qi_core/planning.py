@@ -166,7 +166,7 @@ class Costs(Protocol):
 
 
 @runtime_checkable
-class Planned(Protocol):
+class Costed(Protocol):
     """The settings of a denoiser that knows what it costs."""
 
     def costs(self, latent_width: int, text_width: int) -> Costs:

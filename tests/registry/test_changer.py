@@ -13,7 +13,7 @@ from qi_core import QiError
 from qi_core.run import Run
 from qi_plugins.objective_grpo.nft import Nft
 from qi_registry import specs
-from qi_registry.assemble import Changer, _refuse_other_shadows
+from qi_registry.changer import Changer, _refuse_other_shadows
 from qi_registry.curricula import Unfolding
 from qi_registry.reader import loads
 from support.small_run import RECIPE

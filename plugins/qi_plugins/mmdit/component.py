@@ -136,7 +136,7 @@ class MMDiT:
         return network
 
     def costs(self, latent_width: int, text_width: int) -> MMDiTCosts:
-        """See ``qi_core.planning.Planned``."""
+        """See ``qi_core.planning.Costed``."""
         from qi_plugins.mmdit.cost import MMDiTCosts
 
         return MMDiTCosts(arch=self.architecture(latent_width, text_width), checkpointing=self.checkpointing)

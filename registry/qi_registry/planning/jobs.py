@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from qi_core.errors import QiError
-from qi_core.planning import Planned, Shown, Size, Sized
+from qi_core.planning import Costed, Shown, Size, Sized
 from qi_registry.planning.estimate import Job, tokens
 from qi_registry.recipe import Recipe
 
@@ -65,10 +65,10 @@ def job(recipe: Recipe, scene: Scene, like: Job | None = None) -> tuple[Job, tup
     conditioner = _size(recipe.conditioner, "conditioner", notes)
     widths = autoencoder.width, conditioner.width
     denoiser: Any = recipe.denoiser
-    if not isinstance(denoiser, Planned):
+    if not isinstance(denoiser, Costed):
         raise QiError(
             f"denoiser: {type(denoiser).__name__} does not say what it costs, so nothing can be planned with it; "
-            "its plugin would have to offer costs() (qi_core.planning.Planned)"
+            "its plugin would have to offer costs() (qi_core.planning.Costed)"
         )
     costs, plain = denoiser.costs(*widths), recomputed(denoiser, "none").costs(*widths)
     network = costs.network() if like is None else like.network

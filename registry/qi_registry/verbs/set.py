@@ -21,7 +21,7 @@ class Set:
         from qi_core.errors import QiError
         from qi_core.files import is_locked
         from qi_core.live import Channel
-        from qi_registry.assemble import refuse_if_fixed
+        from qi_registry.changer import refuse_if_fixed
         from qi_registry.changes import apply_setting
         from qi_registry.runs import read_run_now
 
