@@ -155,6 +155,7 @@ def evaluate(run: Run, last: bool) -> None:
         if run.strategy.team.send(isinstance(item.evaluation, Validation)):
             jobs = {"loss": partial(objective_loss, run)}
             led(run.strategy.team, jobs, partial(_validate, run, item.evaluation))
+            run.encoders.rest()
         else:
             _paint(run, partial(_evaluate, run, item.evaluation))
 
@@ -178,6 +179,7 @@ def _paint(run: Run, work: Callable[[Painter], Evaluated]) -> None:
             {"paint": painter.paint},
             lambda ask: _publish(run, work(evolve(painter, asks=partial(ask, "paint")))),
         )
+    run.encoders.rest()
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from qi_core.data import Condition, Grid, Latents, Sample
     from qi_core.place import Closing
+    from qi_core.resting import Resting
 
 
 class Autoencoder(Protocol):
@@ -66,11 +67,18 @@ class Encoders:
     conditioner: Conditioner
     cache: Closing | None = None
     """What keeps the values that they give, where something does."""
+    resting: Resting | None = None
+    """The conditioner, behind what keeps its values, where it is in memory only while it is asked."""
 
     def close(self) -> None:
         """See ``Closing``."""
         if self.cache is not None:
             self.cache.close()
+
+    def rest(self) -> None:
+        """Nobody asks for a while."""
+        if self.resting is not None:
+            self.resting.rest()
 
     def latents(self, samples: Sequence[Sample]) -> Latents:
         """Of their pictures; those that are not known already are encoded in one call."""

@@ -10,7 +10,7 @@ from qi_core.errors import QiError
 from qi_core.place import Place
 from qi_registry.changer import Changer
 from qi_registry.curricula import at_step
-from qi_registry.recipe import Recipe, to_table, to_toml
+from qi_registry.recipe import Recipe, to_toml
 from qi_registry.runs import by_key, different_lines, read_run
 from qi_registry.weights import AVERAGED, TRAINED, base_store, plain
 
@@ -60,7 +60,7 @@ def assemble(recipe: Recipe, folder: Path, strategy: Strategy | None = None) -> 
     recipe = here.recipe
     loads = recipe.init != "" or (saved if recipe.adapter is None else base) is not None
     place = place_of(recipe, folder, strategy, _trained_in(recipe, strategy) if loads else None)
-    encoders = encoders_of(recipe, place)
+    encoders = encoders_of(recipe, place, elsewhere=specs.encoded_elsewhere(recipe))
     refuse_preview(recipe.preview, encoders)
     place = evolve(place, multiple=encoders.autoencoder.scale)
     source = specs.source(recipe, place)
@@ -134,10 +134,11 @@ def _changes(folder: Path, team: Team, saved: Checkpoint | None) -> list[Change]
 def _engine(recipe: Recipe, folder: Path, strategy: Strategy, planned: bool) -> Engine | None:
     """None for a source that draws. Raises QiError if its samples are to be made elsewhere."""
     from qi_core.engine import Inline, Workshop
+    from qi_registry import specs
 
     component = recipe.data.engine
     if not planned:
-        if component is not None and to_table(recipe)["data"]["engine"]["name"] != "inline":
+        if not specs.is_inline(recipe):
             raise QiError(
                 f"data.engine: {type(recipe.source).__name__} draws with the model, or cannot plan (qi_core.Planned), "
                 'so no other process can make its samples; set data.engine = "inline"'
@@ -292,12 +293,19 @@ def place_of(recipe: Recipe, folder: Path, strategy: Strategy, reserve: torch.dt
     return Place(device=strategy.device, dtype=strategy.dtype, seed=recipe.train.seed, folder=folder, reserve=reserve)
 
 
-def encoders_of(recipe: Recipe, place: Place, cache: bool = True) -> Encoders:
-    """Both, with the cache in front where there is one and it is wanted."""
+def encoders_of(recipe: Recipe, place: Place, cache: bool = True, elsewhere: bool = False) -> Encoders:
+    """Both, with the cache in front where there is one and it is wanted. ``elsewhere``: others encode the samples, so
+    that the conditioner has to be in memory only for what is drawn."""
     from qi_core.encoder import Encoders
+    from qi_core.resting import Resting
     from qi_registry import specs
 
-    bare = Encoders(autoencoder=recipe.autoencoder.build(place), conditioner=recipe.conditioner.build(place))
+    conditioner = specs.resting(recipe, place) if elsewhere else recipe.conditioner.build(place)
+    bare = Encoders(
+        autoencoder=recipe.autoencoder.build(place),
+        conditioner=conditioner,
+        resting=conditioner if isinstance(conditioner, Resting) else None,
+    )
     return specs.cached(recipe, place, bare) if cache else bare
 
 

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from qi_registry.registry import installed
 
 if TYPE_CHECKING:
     from qi_core.cache.memory import Memory
-    from qi_core.encoder import Encoders
+    from qi_core.encoder import Conditioner, Encoders
     from qi_core.engine import Spec
     from qi_core.filter import Filter
     from qi_core.parallel import Strategy
@@ -89,6 +89,31 @@ def filters_of(recipe: Recipe, place: Place) -> dict[str, Filter]:
     components = recipe.data.filters
     labels = labelled(components, [installed().name_of(each, KINDS["filter"]) for each in components])
     return {label: component.build(place) for label, component in zip(labels, components, strict=True)}
+
+
+def is_inline(recipe: Recipe) -> bool:
+    """Whether the trainer makes its samples itself."""
+    return recipe.data.engine is None or to_table(recipe)["data"]["engine"]["name"] == "inline"
+
+
+def encoded_elsewhere(recipe: Recipe) -> bool:
+    """Whether samples reach the trainer encoded."""
+    from qi_core.producing import Encodes
+
+    return not is_inline(recipe) and isinstance(recipe.objective, Encodes)
+
+
+def resting(recipe: Recipe, place: Place) -> Conditioner:
+    """The conditioner, loaded when it is asked; at once where its settings don't tell its width, or its files are not
+    there, which should show now."""
+    from qi_core.planning import Sized
+    from qi_core.resting import Resting
+
+    component: Any = recipe.conditioner
+    size = component.plan_size() if isinstance(component, Sized) else None
+    if size is None or size.note:
+        return recipe.conditioner.build(place)
+    return Resting(partial(recipe.conditioner.build, place), size.width, place.device)
 
 
 def cached(recipe: Recipe, place: Place, bare: Encoders) -> Encoders:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from qi_plugins.conditioner_characters.component import Characters
 from qi_registry import reader, specs
 from support.small_run import RECIPE, here, losses, qi, start, write_recipe
 
@@ -50,6 +52,29 @@ def test_with_processes_beside_it(
     said = qi("run", recipe, "--folder", tmp_path / "run", "--set", LOCAL, "--set", "data.portion=3")
     assert losses(tmp_path / "run") == inline, said
     assert not _left(tmp_path / "run"), "its producer has ended with it"
+
+
+@pytest.mark.parametrize(("prompts", "loaded"), [([], 0), (["ab", "c"], 1)])
+def test_a_trainer_that_gets_encoded_samples_loads_the_conditioner_for_pictures_alone(
+    recipe: Path,
+    producer: tuple[str, Path],
+    prompts: list[str],
+    loaded: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, build = list[object](), Characters.build
+    monkeypatch.setattr(Characters, "build", lambda *given: (made.append(given), build(*given))[1])
+    drawing = ["--set", f"preview.prompts={json.dumps(prompts)}", "--set", "preview.every=6"]
+    here("run", recipe, "--folder", tmp_path / "inline", "--set", "data.portion=3", *drawing)
+    assert len(made) == 1
+    made.clear()
+    here("run", recipe, "--folder", tmp_path / "run", "--set", _remote(*producer), "--set", "data.portion=3", *drawing)
+    assert len(made) == loaded
+    assert losses(tmp_path / "run") == losses(tmp_path / "inline")
+    pictures, others = (sorted((tmp_path / each).glob("pictures/*")) for each in ("run", "inline"))
+    assert len(pictures) == 2 * loaded
+    assert [each.read_bytes() for each in pictures] == [each.read_bytes() for each in others]
 
 
 def test_with_a_producer_elsewhere(

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Literal
 
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor
 
 from qi_core.cache.index import ID_BYTES
@@ -50,7 +50,8 @@ def cached(encoders: Encoders, shelf: Shelf, autoencoder: bytes, conditioner: by
     """Encoders that keep what the settings say. ``autoencoder`` and ``conditioner`` name what decides their values:
     settings, weights and the dtype that they compute in."""
     settings = shelf.settings
-    return Encoders(
+    return evolve(
+        encoders,
         autoencoder=CachedAutoencoder(encoders.autoencoder, shelf, autoencoder)
         if settings.latents
         else encoders.autoencoder,
