@@ -59,11 +59,19 @@ def job(recipe: Recipe, scene: Scene, like: Job | None = None) -> tuple[Job, tup
 
     from qi_core.place import Place
     from qi_core.shadow import Shadowed
+    from qi_registry.specs import encoded_elsewhere
 
     notes: list[str] = []
     autoencoder = _size(recipe.autoencoder, "autoencoder", notes)
     conditioner = _size(recipe.conditioner, "conditioner", notes)
     widths = autoencoder.width, conditioner.width
+    frozen = autoencoder.parameters + conditioner.parameters
+    if encoded_elsewhere(recipe) and conditioner.parameters:
+        frozen = autoencoder.parameters
+        notes.append(
+            f"producers encode: the trainer loads the conditioner ({conditioner.parameters / 1e9:.3g} billion weights) "
+            "for pictures alone, when it computes nothing else; producers on the same GPU need theirs beside it"
+        )
     denoiser: Any = recipe.denoiser
     if not isinstance(denoiser, Costed):
         raise QiError(
@@ -101,7 +109,7 @@ def job(recipe: Recipe, scene: Scene, like: Job | None = None) -> tuple[Job, tup
             batch=recipe.train.batch,
             shadows=shadows,
             asked=asked,
-            encoders=autoencoder.parameters + conditioner.parameters,
+            encoders=frozen,
         ),
         tuple(notes),
     )

@@ -171,3 +171,14 @@ def test_a_run_is_planned_as_its_recipe_is(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "recipe.toml").write_text(RECIPE)
     assert main(["plan", str(tmp_path), "--set", "train.batch=8", "--gpu", "b200"]) == 0
     assert f"{tmp_path} on 1 B200" in " ".join(capsys.readouterr().out.split())
+
+
+def test_where_producers_encode_a_trainer_holds_the_autoencoder_alone(path: Path) -> None:
+    scene = Scene(side=512, text=128, references=0)
+    qwen = 'conditioner={name="qwen2.5-vl", path="nowhere"}'
+    own, told = job(read(path, sets=[qwen]), scene)
+    assert own.encoders > 7e9
+    assert not any("producers encode" in each for each in told)
+    other, told = job(read(path, sets=[qwen, 'data.engine="local"']), scene)
+    assert other.encoders < 1e9
+    assert any("producers encode: the trainer loads the conditioner (7.07 billion weights)" in each for each in told)
