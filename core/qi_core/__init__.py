@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from qi_core.command import Command as Command
     from qi_core.data import Batch as Batch
     from qi_core.data import Condition as Condition
-    from qi_core.data import Examples as Examples
     from qi_core.data import Grid as Grid
     from qi_core.data import Latents as Latents
     from qi_core.data import Origin as Origin
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
     from qi_core.denoiser import DenoiserModule as DenoiserModule
     from qi_core.denoiser import Sharding as Sharding
     from qi_core.dice import Dice as Dice
+    from qi_core.encoded import EncodedPairs as EncodedPairs
+    from qi_core.encoded import Examples as Examples
     from qi_core.encoder import Autoencoder as Autoencoder
     from qi_core.encoder import Conditioner as Conditioner
     from qi_core.encoder import Encoders as Encoders
@@ -107,11 +108,11 @@ _HOME = {
     "adapter": ("Adapter", "AdapterComponent"),
     "command": ("Command",),
     "data": (
-        "Batch", "Condition", "Examples", "Grid", "Latents", "Origin", "Pair", "Pairs", "Sample", "Samples",
-        "StoredError",
+        "Batch", "Condition", "Grid", "Latents", "Origin", "Pair", "Pairs", "Sample", "Samples", "StoredError",
     ),
     "denoiser": ("Denoiser", "DenoiserComponent", "DenoiserModule", "Sharding"),
     "dice": ("Dice",),
+    "encoded": ("EncodedPairs", "Examples"),
     "encoder": ("Autoencoder", "Conditioner", "Encoders"),
     "engine": ("Engine", "EngineComponent"),
     "errors": ("QiError", "RecipeError"),

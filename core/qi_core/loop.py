@@ -15,7 +15,7 @@ import torch
 from attrs import evolve
 
 from qi_core import chores
-from qi_core.data import Examples, keys, listed
+from qi_core.data import keys, listed
 from qi_core.dealing import dealt, of_replicas, over_replicas
 from qi_core.dice import Dice
 from qi_core.errors import LostError, QiError
@@ -163,16 +163,14 @@ def encoded(run: Run, ready: Ready) -> tuple[Portion, ...]:
     if run.spec is None:
         return ready.portions
     maker = run.spec.maker
-    return tuple(
-        _moved(portion, run.strategy.device) if isinstance(portion.batch, Encodable) else maker.encoded(order, portion)
-        for order, portion in zip(ready.orders, ready.portions, strict=True)
-    )
-
-
-def _moved(portion: Portion, device: torch.device) -> Portion:
-    """To where it is trained on, out of the buffer that it came in: joined before that, it would be copied here."""
-    batch = portion.batch
-    return evolve(portion, batch=batch.to(device)) if isinstance(batch, Examples) else portion
+    found: list[Portion] = []
+    for order, portion in zip(ready.orders, ready.portions, strict=True):
+        if isinstance(batch := portion.batch, Encodable):
+            # To where it is trained on, out of the buffer that it came in: joined before that, it would be copied here.
+            found.append(evolve(portion, batch=batch.to(run.strategy.device)))
+        else:
+            found.append(maker.encoded(order, portion))
+    return tuple(found)
 
 
 def agree_on_samples(strategy: Strategy, ready: Ready, portions: Sequence[Portion], step: int) -> list[Lost]:

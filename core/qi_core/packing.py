@@ -23,7 +23,8 @@ from attrs import field, frozen
 from torch import Tensor
 
 from qi_core import data
-from qi_core.data import Condition, Examples, Latents, Pairs, Samples, grid_tokens
+from qi_core.data import Condition, Latents, Pairs, Samples, grid_tokens
+from qi_core.encoded import EncodedPairs, Examples
 from qi_core.errors import QiError
 from qi_core.portions import Lost, Portion
 from qi_core.tensorfiles import DTYPES, NAMES
@@ -31,7 +32,7 @@ from qi_core.tensorfiles import DTYPES, NAMES
 SCHEMA = 1
 """Changes with every change that an older reader would misread."""
 PAGE = 4096
-BATCHES = (Samples, Examples, Pairs)
+BATCHES = (Samples, Examples, Pairs, EncodedPairs)
 KNOWN = (*BATCHES, Condition, Latents, data.Sample, data.Origin, data.Pair, data.StoredError, Lost)
 """The records that may be packed."""
 _ODD = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
@@ -340,6 +341,13 @@ def _check(batch: Any) -> None:
         _check_latents(batch.latents)
         _check_condition(batch.condition)
         counts = {len(batch.latents), len(batch.condition), len(batch.slots), len(batch.keys)}
+    elif isinstance(batch, EncodedPairs):
+        _check_latents(batch.winners)
+        _check_latents(batch.losers)
+        _check_condition(batch.condition)
+        if batch.winners.grids != batch.losers.grids:
+            raise Damaged(f"winners of {batch.winners.grids} tokens beside losers of {batch.losers.grids}")
+        counts = {len(each) for each in (batch.winners, batch.condition, batch.slots, batch.keys, batch.stored)}
     else:
         counts = {len(batch.items), len(batch.slots)}
         for item in batch.items:

@@ -46,6 +46,10 @@ class Encodable(Protocol):
         """Which of its samples hold values that are not finite."""
         ...
 
+    def to(self, *args: torch.device | torch.dtype) -> Self:
+        """On another device."""
+        ...
+
 
 @runtime_checkable
 class Encodes(Protocol):

@@ -11,8 +11,7 @@ import torch
 from attrs import evolve, frozen
 from torch import Tensor
 
-from qi_core import Encoders, Latents, QiError, Sample, loop
-from qi_core.data import Examples
+from qi_core import Encoders, Examples, Latents, QiError, Sample, loop
 from qi_core.feed import Ready
 from qi_core.pixels import Unusable
 from qi_core.portions import Lost, Order

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from attrs import Attribute, evolve, field, frozen, validators
 
-from qi_core import Fixed, Loss, Mean, Pairs, QiError, Refreshed, Rule, Shift
+from qi_core import EncodedPairs, Fixed, Loss, Mean, Pairs, QiError, Refreshed, Rule, Shift
 from qi_core.settings import above_zero
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from qi_core import Condition, DenoiserModule, Dice, Latents, Models
+    from qi_core import DenoiserModule, Dice, Encoders, Latents, Models
     from qi_plugins.objective_dpo.noised import Noised
 
 BINS = 5
@@ -77,25 +77,34 @@ class Dpo:
             return {SHADOW: Fixed()}
         return {SHADOW: Refreshed(self.every)} if self.reference == "refreshed" else {}
 
-    def prepare(self, batch: Pairs, models: Models, dice: Dice) -> Noised:
-        """Encode, draw one time and one noise a pair, and ask the reference: all 2B pictures in one packed batch."""
+    def prepare(self, batch: Pairs | EncodedPairs, models: Models, dice: Dice) -> Noised:
+        """Encode, unless that is done; draw one time and one noise a pair, and ask the reference: all 2B pictures in
+        one packed batch."""
         import torch
 
         from qi_plugins.objective_dpo import stored
-        from qi_plugins.objective_dpo.noised import encode, noised, squared_errors
+        from qi_plugins.objective_dpo.noised import noised, squared_errors
 
+        encoded = batch if isinstance(batch, EncodedPairs) else self.encode(batch, models.encoders, dice)
+        encoded = encoded.to(models.strategy.device)
         if self.reference == "stored":
-            batch = stored.attach(batch, self.errors)
-            rolls = [dice.roll(slot, "stored") for slot in batch.slots]
-            drawn = [stored.choose(pair, roll) for pair, roll in zip(batch, rolls, strict=True)]
-            generators = [stored.generator(one.seed) for one in drawn]
-        else:
-            generators = [dice.roll(slot) for slot in batch.slots]
-        pairs = noised(encode(batch, models), self._condition(batch, models, dice), generators, self._draw)
-        if self.reference == "stored":
+            drawn = stored.choose(encoded, self.errors, dice)
+            pairs = noised(encoded, [stored.generator(one.seed) for one in drawn], self._draw)
             return evolve(pairs, reference=stored.told(drawn, pairs.t))
+        pairs = noised(encoded, [dice.roll(slot) for slot in encoded.slots], self._draw)
         with torch.no_grad(), models.as_of(self._weights(models)) as reference:
             return evolve(pairs, reference=squared_errors(reference, pairs))
+
+    def encode(self, batch: Pairs, encoders: Encoders, dice: Dice) -> EncodedPairs:
+        """See ``qi_core.producing.Encodes``. A dropped prompt is a real one too, encoded with the references."""
+        import torch
+
+        from qi_plugins.objective_dpo.noised import encode
+
+        rolls = [torch.rand((), generator=dice.roll(slot, "caption")).item() for slot in batch.slots]
+        drops = [roll < self.caption_dropout for roll in rolls]
+        prompts = [self.dropped if gone else pair.prompt for gone, pair in zip(drops, batch, strict=True)]
+        return encode(batch, prompts, encoders)
 
     def loss(self, denoiser: DenoiserModule, prepared: Noised, dice: Dice) -> Loss:
         """Eq. 3, the mean over pairs; and what tells whether it goes well."""
@@ -125,19 +134,6 @@ class Dpo:
                 'reference = "start"'
             )
         return "base"
-
-    def _condition(self, batch: Pairs, models: Models, dice: Dice) -> Condition:
-        """Of B pairs, for 2B pictures."""
-        import torch
-
-        from qi_core import Condition
-
-        rolls = [torch.rand((), generator=dice.roll(slot, "caption")).item() for slot in batch.slots]
-        drops = [roll < self.caption_dropout for roll in rolls]
-        prompts = [self.dropped if gone else pair.prompt for gone, pair in zip(drops, batch, strict=True)]
-        references = [pair.references for pair in batch]
-        condition = models.encoders.condition(prompts, references if any(references) else ())
-        return Condition.cat([condition, condition])
 
     def _draw(self, data: Latents, generators: list[torch.Generator]) -> tuple[Tensor, Tensor]:
         from qi_core import flow

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
 from attrs import field, frozen
 from torch import Tensor
 
-from qi_core import Condition, Denoiser, Latents, Models, Pairs, QiError, flow
+from qi_core import Condition, Denoiser, EncodedPairs, Encoders, Latents, Pairs, QiError, flow
 
 Draw: TypeAlias = "Callable[[Latents, list[torch.Generator]], tuple[Tensor, Tensor]]"
 """Times (B,) and noise (N, D) beside the latents of B pictures, a generator each."""
@@ -31,28 +31,43 @@ class Noised:
     """(2B,) the reference's squared errors."""
 
 
-def encode(batch: Pairs, models: Models) -> Latents:
-    """Winners, then losers, on the strategy's device. Raises QiError unless both pictures of a pair have one size."""
+def encode(batch: Pairs, prompts: Sequence[str], encoders: Encoders) -> EncodedPairs:
+    """Winners, then losers, in one call. Raises QiError unless both pictures of a pair have one size."""
     pictures = [pair.winner for pair in batch] + [pair.loser for pair in batch]
     images = [picture for picture in pictures if isinstance(picture, Tensor)]
-    encoded = iter(models.encoders.autoencoder.encode(images).split() if images else ())
+    encoded = iter(encoders.autoencoder.encode(images).split() if images else ())
     latents = [next(encoded) if isinstance(picture, Tensor) else picture for picture in pictures]
-    for pair, winner, loser in zip(batch, latents, latents[len(batch) :], strict=False):
+    winners, losers = latents[: len(batch)], latents[len(batch) :]
+    for pair, winner, loser in zip(batch, winners, losers, strict=True):
         if winner.grids != loser.grids:
             raise QiError(
                 f"pair {pair.key!r}: the winner is {winner.grids[0]} tokens (frames, rows, columns), the loser "
                 f"{loser.grids[0]}; wanted pictures of one size, so that they can share their noise; fit both to one"
             )
-    return Latents.cat([one.to(models.strategy.device) for one in latents])
+    references = [pair.references for pair in batch]
+    condition = encoders.condition(prompts, references if any(references) else ())
+    device = condition.text.device
+    return EncodedPairs(
+        keys=tuple(pair.key for pair in batch),
+        slots=batch.slots,
+        winners=Latents.cat([one.to(device) for one in winners]),
+        losers=Latents.cat([one.to(device) for one in losers]),
+        condition=condition,
+        stored=tuple(pair.stored for pair in batch),
+    )
 
 
-def noised(data: Latents, condition: Condition, generators: list[torch.Generator], draw: Draw) -> Noised:
+def noised(pairs: EncodedPairs, generators: list[torch.Generator], draw: Draw) -> Noised:
     """One time and one noise a pair. With noises of their own the difference of two errors is mostly noise."""
-    half = len(generators)
-    winners = Latents(tokens=data.tokens[: len(data.tokens) // 2], grids=data.grids[:half])
-    t, noise = (torch.cat([one, one]) for one in draw(winners, generators))
+    data = Latents.cat([pairs.winners, pairs.losers])
+    t, noise = (torch.cat([one, one]) for one in draw(pairs.winners, generators))
     x_t = flow.interpolate(data.tokens, noise, data.per_token(t))
-    return Noised(x_t=data.with_tokens(x_t), t=t, target=flow.velocity_target(data.tokens, noise), condition=condition)
+    return Noised(
+        x_t=data.with_tokens(x_t),
+        t=t,
+        target=flow.velocity_target(data.tokens, noise),
+        condition=Condition.cat([pairs.condition, pairs.condition]),
+    )
 
 
 def squared_errors(denoiser: Denoiser, pairs: Noised) -> Tensor:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from attrs import asdict, evolve
+from attrs import asdict
 from torch import Tensor
 
-from qi_core import Pair, Pairs, QiError, StoredError
+from qi_core import Dice, EncodedPairs, QiError, StoredError
 
 SAME_TIME = 1e-5
 """Times that differ by less are the same one, drawn by another machine."""
@@ -61,24 +61,20 @@ def whole_lines(path: Path) -> None:
                 file.truncate(end)
 
 
-def attach(batch: Pairs, path: Path | None) -> Pairs:
-    """The pairs, each with its stored errors: those that it brought, else those of the file."""
-    if path is None or all(pair.stored for pair in batch):
-        return batch
-    known = read(path)
-    return evolve(
-        batch, items=tuple(pair if pair.stored else evolve(pair, stored=known.get(pair.key, ())) for pair in batch)
-    )
-
-
-def choose(pair: Pair, generator: torch.Generator) -> StoredError:
-    """One of the pair's, by chance. Raises QiError if it has none."""
-    if not pair.stored:
-        raise QiError(
-            f"pair {pair.key!r}: no error of the reference is stored for it; measure this set of pairs with the "
-            "evaluation reference-errors and name its file in objective.errors, or use another objective.reference"
-        )
-    return pair.stored[int(torch.randint(len(pair.stored), (), generator=generator))]
+def choose(batch: EncodedPairs, path: Path | None, dice: Dice) -> list[StoredError]:
+    """One of each pair's, by chance: of those that it brought, else of those in the file. Raises QiError if it has
+    none."""
+    known = {} if path is None or all(batch.stored) else read(path)
+    found: list[StoredError] = []
+    for key, slot, own in zip(batch.keys, batch.slots, batch.stored, strict=True):
+        errors = own or known.get(key, ())
+        if not errors:
+            raise QiError(
+                f"pair {key!r}: no error of the reference is stored for it; measure this set of pairs with the "
+                "evaluation reference-errors and name its file in objective.errors, or use another objective.reference"
+            )
+        found.append(errors[int(torch.randint(len(errors), (), generator=dice.roll(slot, "stored")))])
+    return found
 
 
 def generator(seed: int) -> torch.Generator:

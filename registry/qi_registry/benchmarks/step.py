@@ -14,8 +14,9 @@ import torch
 from attrs import evolve, field, frozen
 from torch.profiler import ProfilerActivity, profile
 
-from qi_core.data import Condition, Examples, Latents
+from qi_core.data import Condition, Latents
 from qi_core.dice import Dice
+from qi_core.encoded import Examples
 from qi_core.place import Place
 
 if TYPE_CHECKING:
