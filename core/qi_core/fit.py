@@ -6,6 +6,7 @@ import hashlib
 import struct
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import evolve, frozen
@@ -70,8 +71,8 @@ class Fit:
         noted, _ = self.note(entry)  # first: what changes from here on is noticed
         digest = hashlib.blake2b(self._captions(noted), digest_size=16)
         for number, blob in enumerate((noted.image, *noted.references)):
-            with _named(number), opened(blob, self.limits.file, self.limits.pixels) as (image, size):
-                picture = size_of(image)
+            with _named(number):
+                picture, size = _header(blob, self.limits)
                 self._target(picture, reference=number > 0)
                 digest.update(f"/{picture.height}x{picture.width}/{size}".encode())
         return noted, digest.digest()
@@ -173,6 +174,14 @@ class Fit:
     def _roll(self, epoch: int, key: str, purpose: str) -> float:
         """In [0, 1), from what is rolled for alone: the timing of the workers has no say."""
         return number_of(f"{self.seed}/{epoch}/{purpose}/{key}") / 2**64
+
+
+@lru_cache(maxsize=2**16)
+def _header(blob: Blob, limits: Limits) -> tuple[Size, int]:
+    """Of a stamped picture: its size in pixels and in bytes. A change of the data builds a source anew, which need not
+    read again what lies there as it did."""
+    with opened(blob, limits.file, limits.pixels) as (image, size):
+        return size_of(image), size
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer
 
+from qi_core.alike import Alike
 from qi_core.errors import QiError
 from qi_core.place import Place
 from qi_core.pretrained import in_one_line, no_progress_bar
@@ -65,6 +66,12 @@ class Towers:
         self._longest = int(self._model.config.text_config.max_position_embeddings)
         self._one_at_a_time = threading.Lock()
 
+    @staticmethod
+    def alike(settings: Settings, place: Place, who: str) -> Towers:
+        """The same as ``Towers(...)``, or those that somebody in this process has made by the same settings."""
+        key = (settings.path, settings.processor, settings.batch, settings.dtype, settings.device, place.device)
+        return _ALIKE.get(key, lambda: Towers(settings, place, who))
+
     @property
     def width(self) -> int:
         """W."""
@@ -103,6 +110,9 @@ class Towers:
         pictures = [Image.fromarray(image.permute(1, 2, 0).cpu().numpy()) for image in images]
         pixels = self._see(images=pictures, return_tensors="pt")["pixel_values"]
         return unit(self._model.get_image_features(pixel_values=pixels.to(self.device, self._dtype)).pooler_output)
+
+
+_ALIKE = Alike[Towers]()
 
 
 def unit(features: Tensor) -> Tensor:

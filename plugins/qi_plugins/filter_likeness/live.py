@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from qi_core import QiError
+from qi_core.alike import Alike
 from qi_core.bar import NOTHING
 from qi_core.pretrained import in_one_line
 from qi_core.towers import AGAIN, Towers, folder_of, strictly
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 def cosine(settings: ImageText, place: Place) -> Callable[[Sample], float]:
     """Of picture and caption."""
-    towers = Towers(settings, place, "filter image-text")
+    towers = Towers.alike(settings, place, "filter image-text")
 
     def measured(sample: Sample) -> float:
         if not sample.prompt.strip():
@@ -40,7 +41,7 @@ def cosine(settings: ImageText, place: Place) -> Callable[[Sample], float]:
 
 def beauty(settings: Aesthetic, place: Place) -> Callable[[Sample], float]:
     """The head's number of the picture's embedding."""
-    towers = Towers(settings, place, "filter aesthetic")
+    towers = Towers.alike(settings, place, "filter aesthetic")
     head = read_head(settings.head.expanduser(), towers.width).to(towers.device)
 
     def measured(sample: Sample) -> float:
@@ -84,27 +85,47 @@ def _numbers(name: str) -> list[int]:
 
 def likelihood(settings: Nsfw, place: Place) -> Callable[[Sample], float]:
     """The probability of the classes that are not wanted."""
-    from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+    key = (settings.path, settings.processor, settings.dtype, settings.device, place.device)
+    classifier = _CLASSIFIERS.get(key, lambda: Classifier(settings, place))
+    which = classifier.numbers(settings.labels)
+    return lambda sample: classifier.probability(sample, which)
 
-    folder = folder_of("path", settings.path, "filter nsfw")
-    see_folder = folder if settings.processor is None else folder_of("processor", settings.processor, "filter nsfw")
-    device = place.device if settings.device == "run" else torch.device("cpu")
-    dtype: torch.dtype = getattr(torch, settings.dtype)
-    with in_one_line(f"filter nsfw: {folder}", "an image classifier in transformers' layout, with safetensors", AGAIN):
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        model = strictly(AutoModelForImageClassification, folder, config, dtype).to(device)
-        see = AutoImageProcessor.from_pretrained(see_folder, local_files_only=True, use_fast=False)
-    known = {str(label): int(number) for number, label in config.id2label.items()}
-    for label in settings.labels:
-        if label not in known:
-            raise QiError(f"filter nsfw: labels: {label!r} is no class of {folder}; wanted of {', '.join(known)}")
-    which = [known[label] for label in dict.fromkeys(settings.labels)]
-    lock = threading.Lock()
 
-    def measured(sample: Sample) -> float:
+class Classifier:
+    """An image classifier, frozen. Several threads may ask; they are answered one at a time."""
+
+    def __init__(self, settings: Nsfw, place: Place) -> None:
+        """Reads the model. Raises QiError unless it is there and whole."""
+        from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+
+        self._folder = folder = folder_of("path", settings.path, "filter nsfw")
+        own = settings.processor
+        see_folder = folder if own is None else folder_of("processor", own, "filter nsfw")
+        self._device = place.device if settings.device == "run" else torch.device("cpu")
+        self._dtype: torch.dtype = getattr(torch, settings.dtype)
+        wanted = "an image classifier in transformers' layout, with safetensors"
+        with in_one_line(f"filter nsfw: {folder}", wanted, AGAIN):
+            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+            self._model = strictly(AutoModelForImageClassification, folder, config, self._dtype).to(self._device)
+            self._see = AutoImageProcessor.from_pretrained(see_folder, local_files_only=True, use_fast=False)
+        self._known = {str(label): int(number) for number, label in config.id2label.items()}
+        self._one_at_a_time = threading.Lock()
+
+    def numbers(self, labels: Sequence[str]) -> list[int]:
+        """Of classes by their labels. Raises QiError for one that it does not know."""
+        for label in labels:
+            if label not in self._known:
+                raise QiError(
+                    f"filter nsfw: labels: {label!r} is no class of {self._folder}; wanted of {', '.join(self._known)}"
+                )
+        return [self._known[label] for label in dict.fromkeys(labels)]
+
+    def probability(self, sample: Sample, which: Sequence[int]) -> float:
+        """Of any of these classes."""
         picture = Image.fromarray(sample.image.permute(1, 2, 0).cpu().numpy())
-        with lock, torch.inference_mode():
-            pixels = see(images=[picture], return_tensors="pt")["pixel_values"].to(device, dtype)
-            return float(model(pixel_values=pixels).logits.float().softmax(dim=-1)[0, which].sum())
+        with self._one_at_a_time, torch.inference_mode():
+            pixels = self._see(images=[picture], return_tensors="pt")["pixel_values"].to(self._device, self._dtype)
+            return float(self._model(pixel_values=pixels).logits.float().softmax(dim=-1)[0, which].sum())
 
-    return measured
+
+_CLASSIFIERS = Alike[Classifier]()

@@ -138,6 +138,16 @@ def test_what_should_not_be_shown_is_the_classes_probability(classifier: Path) -
         Nsfw(path=classifier, labels=("lewd",)).build(PLACE)
 
 
+def test_another_threshold_reads_no_model_again(clip: Path, classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when it glides from one to another while a run goes on."""
+    before = [ImageText(path=clip, least=0.1).build(PLACE), Nsfw(path=classifier, most=0.9).build(PLACE)]
+    monkeypatch.setattr("qi_core.towers.read_model", None)
+    monkeypatch.setattr("qi_plugins.filter_likeness.live.strictly", None)
+    after = [ImageText(path=clip, least=0.2).build(PLACE), Nsfw(path=classifier, most=0.8).build(PLACE)]
+    sample = SAMPLES[0]
+    assert [each.measure(sample) for each in before] == [each.measure(sample) for each in after]
+
+
 def test_models_that_are_not_there(tmp_path: Path, classifier: Path) -> None:
     with pytest.raises(QiError, match="filter image-text: path: there is no folder"):
         ImageText(path=tmp_path / "nowhere").build(PLACE)
