@@ -17,7 +17,7 @@ from qi_core.drawing import Passed, Rejected, drawn
 from qi_core.errors import QiError
 from qi_core.filter import Filter
 from qi_core.place import Closing
-from qi_core.source import Named, Planned, Ticket
+from qi_core.source import Named, OfFiles, Planned, Ticket
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -145,6 +145,10 @@ class Filtered:
     def named(self, ticket: Ticket) -> bytes | None:
         """See ``qi_core.source.Named``: who is remembered was let through."""
         return self.inner.named(ticket) if isinstance(self.inner, Named) else None
+
+    def made_of(self) -> Mapping[str, str]:
+        """See ``qi_core.source.OfFiles``."""
+        return self.inner.made_of() if isinstance(self.inner, OfFiles) else {}
 
     def make(self, ticket: Ticket) -> Sample:
         """Raises Rejected with the label of the filter and its reason."""

@@ -21,6 +21,7 @@ from qi_core.dealing import balanced
 from qi_core.engine import Engine
 from qi_core.errors import QiError
 from qi_core.feed import Ready, digest
+from qi_core.material import told
 from qi_core.portions import Order, Portion
 from qi_core.source import Planned, Ticket
 
@@ -80,6 +81,7 @@ class Ordered:
         self._steps: deque[Ahead] = deque()
         self._until: int | None = None
         self._cleared = step
+        self._made_of = told(source)
 
     def __enter__(self) -> Ordered:
         return self
@@ -107,7 +109,7 @@ class Ordered:
         step begins."""
         self._forget()
         self._source, self._spec, self._step, self._pace = source, spec, step, pace
-        self._until = None
+        self._until, self._made_of = None, told(source)
         self.clear(step)
 
     def clear(self, step: int) -> None:
@@ -155,7 +157,14 @@ class Ordered:
 
     def _order(self, number: int, slots: Sequence[int], tickets: Sequence[Ticket]) -> Order:
         own = tuple(tickets[i] for i in slots)
-        return Order(spec=self._spec, step=self._step, number=number, tickets=own, slots=tuple(slots))
+        return Order(
+            spec=self._spec,
+            step=self._step,
+            number=number,
+            tickets=own,
+            slots=tuple(slots),
+            made_of=self._made_of,
+        )
 
     def _wait(self, future: Future[Portion], order: Order, names: Sequence[str]) -> Portion:
         try:

@@ -21,6 +21,9 @@ class Order:
     tickets: tuple[Ticket, ...]
     slots: tuple[int, ...]
     """The place of each sample in the step's batch."""
+    made_of: tuple[tuple[str, str], ...] = ()
+    """What the trainer's source is made of (see ``qi_core.source.OfFiles``); whoever's is made of other files
+    refuses."""
 
 
 @frozen(kw_only=True)

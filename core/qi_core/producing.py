@@ -13,6 +13,7 @@ from qi_core.data import Batch
 from qi_core.dice import Dice
 from qi_core.drawing import Made, all_made, made
 from qi_core.errors import QiError
+from qi_core.material import refuse_others
 from qi_core.pixels import Unusable
 from qi_core.portions import Lost, Order, Portion
 from qi_core.source import Named, Planned, Ticket
@@ -89,7 +90,9 @@ class Maker:
     """Of samples that need not be made again."""
 
     def make(self, order: Order) -> Portion:
-        """Samples as the source gives them; those that are remembered without their pixels."""
+        """Samples as the source gives them; those that are remembered without their pixels. Raises QiError where the
+        order is of a source that is made of other files."""
+        refuse_others(order.made_of, self.source)
         found = self._found(order.tickets)
         batch = self.source.gives(items=tuple(one.item for one in found), slots=order.slots)
         return Portion(batch=batch, lost=tuple(lost for one in found for lost in one.lost))

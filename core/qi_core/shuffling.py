@@ -114,6 +114,10 @@ class Deck(Generic[E]):
         self._index += 1
         return self._epoch, int(self._order[self._index - 1])
 
+    def made_of(self) -> dict[str, str]:
+        """See ``qi_core.source.OfFiles``: captions and sizes."""
+        return {self._where.removeprefix("source."): self._fingerprint.contents}
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "epoch": self._epoch,
@@ -199,6 +203,10 @@ class Shuffled(Generic[E, M]):
 
     def other(self, ticket: Ticket, attempt: int) -> Ticket:
         return self._deck.other(ticket, attempt)
+
+    def made_of(self) -> dict[str, str]:
+        """See ``qi_core.source.OfFiles``."""
+        return self._deck.made_of()
 
     def draw(self, count: int) -> Any:
         return drawn(self, count, self._passed, self._pool)

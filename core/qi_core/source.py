@@ -89,6 +89,16 @@ class Named(Protocol):
 
 
 @runtime_checkable
+class OfFiles(Protocol):
+    """A live source whose samples depend on files that could be other ones elsewhere, or at a resume."""
+
+    def made_of(self) -> Mapping[str, str]:
+        """What it was built from: what messages call it (``text = 'lines.txt'``), and a digest. Another digest may mean
+        other samples of the same tickets; times of the last change, and where a file lies, have no part in it."""
+        ...
+
+
+@runtime_checkable
 class OnPolicy(Protocol):
     """A live source that draws with the model that is being trained: rollouts.
 

@@ -109,10 +109,22 @@ class Lines:
             self._orders[epoch] = order
         return self.lines[order[index]]
 
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def next_round(self, n: int, lines: int) -> int:
+        """Where the next epoch begins, for who was at ``n`` when there were so many lines."""
+        return -(-n // max(lines, 1)) * len(self.lines)
+
     def other(self, n: int, attempt: int) -> int:
         """Of the same epoch."""
         count = len(self.lines)
         return n // count * count + another(f"{self.seed}/{n}/stands in", n % count, attempt, count)
+
+
+def lines_of(path: Path | None) -> str:
+    """What messages call the file of lines; see ``qi_core.source.OfFiles``."""
+    return f"text = '{path}'"
 
 
 def read_lines(path: Path) -> list[str]:

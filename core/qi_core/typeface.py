@@ -11,7 +11,9 @@ from pathlib import Path
 
 from PIL import ImageFont
 
+from qi_core.cache.identity import fingerprint
 from qi_core.errors import QiError
+from qi_core.material import digest
 
 SHIPPED = "noto-sans-sc"
 """Noto Sans SC Regular (SIL Open Font License 1.1), cut down to Latin, punctuation and the 3755 Chinese characters of
@@ -59,10 +61,51 @@ def spelt_out(fonts: Iterable[str]) -> tuple[str, ...]:
     return tuple(named)
 
 
+def told(fonts: Iterable[str]) -> dict[str, str]:
+    """What lies under the names that are given, to tell when it is another font: see ``qi_core.source.OfFiles``. The
+    shipped one is what the version of qi says."""
+    return {
+        f"font {font!r}": digest(_content(path) for path in (found().values() if font == "system" else [locate(font)]))
+        for font in fonts
+        if font != SHIPPED
+    }
+
+
+_stamps: dict[Path, tuple[int, int]] = {}
+"""Of fonts that were told."""
+
+
+@lru_cache(maxsize=4096)
+def _content(path: Path) -> str:
+    """Read once a process, as the glyphs are: from then on it must stay what it was."""
+    try:
+        _stamps[path] = _stamp(path)
+        return fingerprint(path)
+    except OSError as error:
+        raise QiError(f"font {path}: cannot be read ({error.strerror}); name another, or see to the file") from error
+
+
+def refuse_changed(path: Path) -> None:
+    """Raises QiError if a font was told and is another one now: half of the glyphs would be of the one, half of the
+    other."""
+    try:
+        changed = path in _stamps and _stamp(path) != _stamps[path]
+    except OSError:
+        changed = True
+    if changed:
+        raise QiError(f"font {path}: it changed while it is in use; put it back, or start again to draw with it")
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
 @lru_cache(maxsize=256)
 def load(font: str, size: int) -> ImageFont.FreeTypeFont:
     """A font at a size in pixels a em, ready to draw. Basic layout: the same on machines with and without Raqm."""
     path = locate(font)
+    refuse_changed(path)
     try:
         return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
     except OSError as error:

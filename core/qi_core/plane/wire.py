@@ -46,6 +46,7 @@ class Asked(Struct, frozen=True, forbid_unknown_fields=True):
     number: Whole
     tickets: Annotated[tuple[tuple[int, ...], ...], Meta(min_length=1, max_length=1 << 16)]
     slots: Annotated[tuple[Whole, ...], Meta(min_length=1, max_length=1 << 16)]
+    made_of: Annotated[tuple[tuple[str, str], ...], Meta(max_length=1 << 16)] = ()
     schema: int = SCHEMA
 
 
@@ -120,7 +121,14 @@ class _Version(Struct, frozen=True):
 def asked(order: Order) -> bytes:
     """The same bytes for the same order."""
     return encode(
-        Asked(spec=order.spec, step=order.step, number=order.number, tickets=order.tickets, slots=order.slots)
+        Asked(
+            spec=order.spec,
+            step=order.step,
+            number=order.number,
+            tickets=order.tickets,
+            slots=order.slots,
+            made_of=order.made_of,
+        )
     )
 
 
@@ -135,6 +143,7 @@ def order_of(body: bytes) -> Order:
         number=message.number,
         tickets=message.tickets,
         slots=message.slots,
+        made_of=message.made_of,
     )
 
 

@@ -20,13 +20,14 @@ from qi_core.entries import Entry
 from qi_core.errors import QiError
 from qi_core.files import write_whole
 from qi_core.fit import Fit
+from qi_core.material import digest as digest_of
 from qi_core.pixels import Unusable
 from qi_core.place import Place
 from qi_core.seat import seat
 from qi_core.shares import Turns, in_turn
 from qi_core.shuffling import Deck, Fingerprint, number_of, permutation
 from qi_core.skipped import Skip, Skipped
-from qi_core.source import Planned, Source, Ticket
+from qi_core.source import OfFiles, Planned, Source, Ticket
 from qi_plugins.source_images.curated import Curated
 from qi_plugins.source_images.images import Images
 from qi_plugins.source_images.quality import Quality
@@ -68,6 +69,8 @@ class Stock(Protocol):
 
     def other(self, category: int, ticket: Ticket, attempt: int) -> Ticket: ...
 
+    def made_of(self) -> dict[str, str]: ...
+
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
@@ -107,6 +110,10 @@ class CuratedSource:
 
     def other(self, ticket: Ticket, attempt: int) -> Ticket:
         return ticket[0], *self._stock.other(ticket[0], ticket[1:], attempt)
+
+    def made_of(self) -> dict[str, str]:
+        """See ``qi_core.source.OfFiles``."""
+        return self._stock.made_of()
 
     def draw(self, count: int) -> Samples:
         return drawn(self, count, self._passed, self._pool)  # type: ignore[no-any-return]
@@ -159,6 +166,10 @@ class Files:
 
     def other(self, category: int, ticket: Ticket, attempt: int) -> Ticket:
         return self._decks[category].other(ticket, attempt)
+
+    def made_of(self) -> dict[str, str]:
+        told = [f"{name}/{digest}" for name, deck in self.decks.items() for digest in deck.made_of().values()]
+        return {f"images.path = {self.path!r}": digest_of(told)}
 
     def _entry(self, category: int, ticket: Ticket) -> Entry:
         return self._decks[category][ticket[1]]
@@ -298,6 +309,14 @@ class Sources:
 
     def other(self, category: int, ticket: Ticket, attempt: int) -> Ticket:
         return self._child(category).other(ticket, attempt)
+
+    def made_of(self) -> dict[str, str]:
+        return {
+            f"{category}: {name}": digest
+            for category, child in self.children.items()
+            if isinstance(child, OfFiles)
+            for name, digest in child.made_of().items()
+        }
 
     def state_dict(self) -> dict[str, Any]:
         return {name: child.state_dict() for name, child in self.children.items()}

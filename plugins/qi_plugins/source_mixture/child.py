@@ -18,7 +18,7 @@ from qi_core.errors import QiError
 from qi_core.pixels import Unusable
 from qi_core.place import Closing, Place
 from qi_core.skipped import Skipped
-from qi_core.source import Named, Planned, Source, SourceComponent, Ticket
+from qi_core.source import Named, OfFiles, Planned, Source, SourceComponent, Ticket
 
 
 class Child(Source[Samples], Planned, Protocol):
@@ -77,6 +77,15 @@ class Combined(ABC):
         child, label = self.child(ticket[0]), self.labels[ticket[0]]
         name = child.named(ticket[1:]) if isinstance(child, Named) else None
         return None if name is None else label.encode() + b"/" + name
+
+    def made_of(self) -> dict[str, str]:
+        """See ``qi_core.source.OfFiles``: of all children, under their labels."""
+        return {
+            f"{label}: {name}": digest
+            for label, child in self.children.items()
+            if isinstance(child, OfFiles)
+            for name, digest in child.made_of().items()
+        }
 
     def make(self, ticket: Ticket) -> Sample:
         """Raises Unusable, counted by child."""

@@ -98,6 +98,9 @@ class Synthetic:
     as one of them. The hash that decides is that of rendered-text, so the same strings are unseen everywhere."""
     split: Literal["train", "held-out"] = field(default="train", validator=_held_out)
     """Which part to draw from."""
+    changed: Literal["refuse", "next-epoch"] = "refuse"
+    """What a resume does when a file, font or folder that is named here is not what it was: refuse, or go on with what
+    is there."""
 
     def sides(self) -> tuple[int, ...]:
         """See ``qi_core.planning.Shown``."""

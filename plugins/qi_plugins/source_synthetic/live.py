@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from attrs import define, field
 
-from qi_core import Place, QiError, Sample, Samples, Ticket
+from qi_core import Place, QiError, Sample, Samples, Ticket, material, typeface
 from qi_core.drawing import Passed, drawn
 from qi_core.sizes import Size, shaped
 from qi_core.skipped import Skipped
+from qi_core.strings import lines_of, read_lines
 from qi_plugins.source_synthetic.component import ComposedText, Synthetic, Templates
 from qi_plugins.source_synthetic.painted import Painter
 from qi_plugins.source_synthetic.photos import Photos
@@ -29,6 +30,8 @@ class SyntheticSource:
     painter: Painter
     skipped: Counter[str]
     passed: Passed
+    material: dict[str, str]
+    """See ``made_of``."""
     gives: type[Samples] = field(default=Samples, init=False)
     _n: int = 0
 
@@ -64,10 +67,16 @@ class SyntheticSource:
         """See ``Source.draw``."""
         return drawn(self, count, self.passed)  # type: ignore[no-any-return]
 
+    def made_of(self) -> dict[str, str]:
+        """See ``qi_core.source.OfFiles``."""
+        return self.material
+
     def state_dict(self) -> dict[str, Any]:
-        return {"n": self._n}
+        return {"n": self._n, "files": self.material}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a position. Raises QiError if the files are not what they were and ``changed`` refuses that."""
+        material.unchanged(state.get("files"), self.material, self.settings.changed)
         self._n = int(state["n"])
 
     def report(self) -> dict[str, int]:
@@ -91,38 +100,61 @@ def composed(settings: ComposedText, place: Place, multiple: int) -> SyntheticSo
             "composed-text: things = ['wall'] with 'backgrounds': letters on the ground itself need a computed one; "
             "name other things too, or leave backgrounds out"
         )
+    lines = _lines(settings)
     painter = Scenes(
         settings=settings,
-        vocabularies=vocabularies(settings, place.seed, skipped, forms=False),
+        vocabularies=vocabularies(settings, place.seed, skipped, lines, forms=False),
         sizes=_sizes(settings, multiple),
         photos=photos,
     )
-    return _source(settings, place, "composed-text", painter, skipped)
+    folders = {f"backgrounds = '{settings.backgrounds}'": photos.found.digest} if photos else {}
+    return _source(settings, place, "composed-text", painter, skipped, lines, folders)
 
 
 def templated(settings: Templates, place: Place, multiple: int) -> SyntheticSource:
     """Raises QiError where fonts, files or folders don't fit the settings, or a template is wrong."""
     from qi_plugins.source_synthetic.filling import Forms
-    from qi_plugins.source_synthetic.template import chosen
+    from qi_plugins.source_synthetic.template import chosen, own_templates
 
     skipped: Counter[str] = Counter()
+    lines = _lines(settings)
+    own = {} if settings.folder is None else own_templates(settings.folder)
+    photos = None if settings.pictures is None else Photos.of(settings.pictures, settings.max_pixels, "pictures")
     painter = Forms(
-        vocabularies=vocabularies(settings, place.seed, skipped),
-        choices=chosen(settings, _sizes(settings, multiple), skipped),
-        photos=None if settings.pictures is None else Photos.of(settings.pictures, settings.max_pixels, "pictures"),
+        vocabularies=vocabularies(settings, place.seed, skipped, lines),
+        choices=chosen(settings, own, _sizes(settings, multiple), skipped),
+        photos=photos,
         skipped=skipped,
     )
-    return _source(settings, place, "templates", painter, skipped)
+    folders = {f"pictures = '{settings.pictures}'": photos.found.digest} if photos else {}
+    if own:
+        folders[f"folder = '{settings.folder}'"] = material.digest(f"{name} {one!r}" for name, one in own.items())
+    return _source(settings, place, "templates", painter, skipped, lines, folders)
 
 
-def _source(settings: Synthetic, place: Place, name: str, painter: Painter, skipped: Counter[str]) -> SyntheticSource:
+def _source(
+    settings: Synthetic,
+    place: Place,
+    name: str,
+    painter: Painter,
+    skipped: Counter[str],
+    lines: list[str],
+    folders: dict[str, str],
+) -> SyntheticSource:
+    text = {lines_of(settings.text): material.digest(lines)} if settings.text is not None else {}
     return SyntheticSource(
         settings=settings,
         seed=place.seed,
         painter=painter,
         skipped=skipped,
         passed=Passed(Skipped(place.folder, name)),
+        material={**text, **typeface.told(settings.fonts), **folders},
     )
+
+
+def _lines(settings: Synthetic) -> list[str]:
+    """Of its file, if it names one."""
+    return [] if settings.text is None else read_lines(settings.text)
 
 
 def _sizes(settings: Synthetic, multiple: int) -> tuple[Size, ...]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from random import Random
 from typing import Any
 
 from attrs import frozen
 
 from qi_core import QiError
+from qi_core.material import Found, listed
 from qi_core.pixels import Unusable, decoding, prepare, read_header, size_of
 from qi_core.sizes import Size, crop_box, scale
 from qi_core.strings import pick
@@ -22,9 +23,7 @@ _CAPTION = 2000
 class Photos:
     """What a folder holds, in the order of names."""
 
-    folder: Path
-    files: tuple[str, ...]
-    """Paths within it."""
+    found: Found
     most: int
     """Pixels that one may claim to have."""
 
@@ -34,19 +33,15 @@ class Photos:
         folder = folder.expanduser()
         if not folder.is_dir():
             raise QiError(f"{key} = '{folder}': no such folder; name one that holds photographs ({' '.join(ENDINGS)})")
-        found = sorted(
-            path.relative_to(folder).as_posix()
-            for path in folder.rglob("*")
-            if path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file()
-        )
-        if not found:
+        found = listed(folder, ENDINGS, beside=(".txt",))
+        if not found.files:
             raise QiError(f"{key} = '{folder}': no photographs there; wanted files that end in {' '.join(ENDINGS)}")
         prepare()
-        return Photos(folder=folder, files=tuple(found), most=most)
+        return Photos(found=found, most=most)
 
     def choose(self, dice: Random) -> str:
-        """One of ``files``."""
-        return self.files[pick(dice, len(self.files))]
+        """The path of one within the folder."""
+        return self.found.files[pick(dice, len(self.found.files))]
 
     def picture(self, name: str, height: int, width: int, dice: Random) -> Any:
         """RGB of that size, cropped anywhere. Raises Unusable."""
@@ -54,7 +49,8 @@ class Photos:
 
         target = Size(height=height, width=width)
         try:
-            with (self.folder / name).open("rb") as file:
+            with (self.found.folder / name).open("rb") as file:
+                self.found.refuse_changed(name, file.fileno())
                 image = read_header(file, self.most)
                 size = size_of(image)
                 factor = scale(size, target)
@@ -69,12 +65,13 @@ class Photos:
 
     def caption(self, name: str) -> str:
         """What stands in the .txt beside it; empty where there is none, or it quotes something that would not be in
-        the picture."""
-        path = (self.folder / name).with_suffix(".txt")
+        the picture. Raises Unusable if it is not what was found."""
+        beside = str(PurePosixPath(name).with_suffix(".txt"))
         try:
-            if path.stat().st_size > _CAPTION:
-                return ""
-            text = " ".join(path.read_text(encoding="utf-8-sig").split())
+            with (self.found.folder / beside).open("rb") as file:
+                self.found.refuse_changed(beside, file.fileno())
+                content = file.read(_CAPTION + 1)
+            text = " ".join(content.decode("utf-8-sig").split()) if len(content) <= _CAPTION else ""
         except (OSError, UnicodeDecodeError):
             return ""
         return "" if any(quote in text for quote in '"“”「」『』') else text

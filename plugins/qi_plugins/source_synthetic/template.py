@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -136,11 +136,11 @@ class Choice:
     palettes: tuple[Palette, ...]
 
 
-def chosen(settings: Templates, sizes: Sequence[Size], skipped: Counter[str]) -> tuple[Choice, ...]:
-    """The templates that are asked for. Raises QiError where one is wrong or none is left."""
-    found: dict[str, Template] = shipped_templates() if settings.shipped else {}
-    if settings.folder is not None:
-        found = {**found, **_own(settings.folder)}
+def chosen(
+    settings: Templates, own: Mapping[str, Template], sizes: Sequence[Size], skipped: Counter[str]
+) -> tuple[Choice, ...]:
+    """The templates that are asked for. ``own``: those of the user's folder. Raises QiError where none is left."""
+    found: dict[str, Template] = {**(shipped_templates() if settings.shipped else {}), **own}
     if settings.only:
         known = {*found, *(template.category for template in found.values())}
         if unknown := [name for name in settings.only if name not in known]:
@@ -177,7 +177,8 @@ def shipped_templates() -> dict[str, Template]:
     return {name.removesuffix(".toml"): read(content, name) for name, content in found}
 
 
-def _own(folder: Path) -> dict[str, Template]:
+def own_templates(folder: Path) -> dict[str, Template]:
+    """Of the user's folder, by name, in the order of names. Raises QiError where one is wrong."""
     folder = folder.expanduser()
     if not folder.is_dir():
         raise QiError(f"templates: folder = '{folder}': no such folder; name one that holds templates (.toml)")

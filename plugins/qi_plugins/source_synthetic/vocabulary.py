@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib.resources import files
 from random import Random
@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 from attrs import evolve, field, frozen
 
 from qi_core import QiError, typeface
-from qi_core.strings import TRIES, Lines, frequent, is_chinese, is_held_out, pick, read_lines, usable
+from qi_core.strings import TRIES, Lines, frequent, is_chinese, is_held_out, pick, usable
 from qi_plugins.source_synthetic.component import LANGUAGES, Synthetic
 
 Case: TypeAlias = Literal["title", "sentence", "upper", "lower", "any"]
@@ -175,16 +175,17 @@ FORMATS: dict[str, Callable[[Vocabulary, Random], str]] = {
 CHINESE_FORMS = {"english": "", "chinese": "年月日¥"}
 
 
-def vocabularies(settings: Synthetic, seed: int, skipped: Counter[str], forms: bool = True) -> tuple[Vocabulary, ...]:
-    """One a language. ``forms``: whether lists and formats will be asked for, and fonts must have their characters.
-    Raises QiError where the fonts or the file don't have what it takes."""
+def vocabularies(
+    settings: Synthetic, seed: int, skipped: Counter[str], read: Sequence[str], forms: bool = True
+) -> tuple[Vocabulary, ...]:
+    """One a language. ``read``: the lines of ``text``. ``forms``: whether lists and formats will be asked for, and
+    fonts must have their characters. Raises QiError where the fonts or the file don't have what it takes."""
     fonts = typeface.spelt_out(settings.fonts)
     able = {
         language: _able(fonts, language, _needed(settings, language, forms), skipped) for language in settings.languages
     }
     if settings.text is None:
         return tuple(_vocabulary(settings, language, able[language]) for language in settings.languages)
-    read = read_lines(settings.text)
     found: list[Vocabulary] = []
     for language in settings.languages:
         own = [line for line in read if is_chinese(line) == (language == "chinese")]

@@ -155,6 +155,9 @@ class RenderedText:
     unseen in every run."""
     split: Literal["train", "held-out"] = field(default="train", validator=_held_out)
     """Which part to draw from."""
+    changed: Literal["refuse", "next-epoch"] = "refuse"
+    """What a resume does when ``text`` or a font is not what it was: refuse, or go on with what is there (from the next
+    round of the lines on, if they changed)."""
 
     def pairs(self) -> tuple[tuple[str, str], ...]:
         """(foreground, background) with enough contrast."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from attrs import define, field
 
-from qi_core import QiError, Sample, Samples, Ticket, typeface
+from qi_core import QiError, Sample, Samples, Ticket, material, typeface
 from qi_core.colours import CHINESE, NAMED
 from qi_core.drawing import Passed, Rejected, drawn
 from qi_core.glyphs import Bytes, Typeset
@@ -23,6 +23,7 @@ from qi_core.strings import (
     frequent,
     is_chinese,
     is_held_out,
+    lines_of,
     pick,
     read_lines,
     usable,
@@ -45,6 +46,8 @@ class TextSource:
     strings: Strings
     writer: Writer
     skipped: Counter[str]
+    material: dict[str, str]
+    """See ``made_of``."""
     gives: type = field(default=Samples, init=False)
     _n: int = 0
     _passed: Passed = field(factory=Passed, init=False)
@@ -76,11 +79,20 @@ class TextSource:
     def draw(self, count: int) -> Samples:
         return drawn(self, count, self._passed)  # type: ignore[no-any-return]
 
+    def made_of(self) -> dict[str, str]:
+        """See ``qi_core.source.OfFiles``."""
+        return self.material
+
     def state_dict(self) -> dict[str, Any]:
-        return {"n": self._n}
+        lines = {"lines": len(self.strings)} if isinstance(self.strings, Lines) else {}
+        return {"n": self._n, "files": self.material, **lines}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a position. Raises QiError if the files are not what they were and ``changed`` refuses that."""
         self._n = int(state["n"])
+        others = material.unchanged(state.get("files"), self.material, self.settings.changed)
+        if isinstance(self.strings, Lines) and lines_of(self.settings.text) in others:
+            self._n = self.strings.next_round(self._n, state["lines"])
 
     def report(self) -> dict[str, int]:
         return dict(self.skipped + self._passed.counts)
@@ -180,12 +192,20 @@ def _of_random(settings: RenderedText, seed: int, fonts: Sequence[str], skipped:
     strings = RandomStrings(
         alphabets=alphabets, lengths=settings.lengths, held_out=settings.held_out, split=settings.split
     )
-    return TextSource(settings=settings, seed=seed, strings=strings, writer=_words(settings, faces), skipped=skipped)
+    return TextSource(
+        settings=settings,
+        seed=seed,
+        strings=strings,
+        writer=_words(settings, faces),
+        skipped=skipped,
+        material=typeface.told(settings.fonts),
+    )
 
 
 def _of_lines(settings: RenderedText, seed: int, fonts: Sequence[str], skipped: Counter[str]) -> TextSource:
     assert settings.text is not None
-    lines = usable(read_lines(settings.text), map(typeface.characters, fonts), skipped)
+    read = read_lines(settings.text)
+    lines = usable(read, map(typeface.characters, fonts), skipped)
     if settings.layout == "word":
         fitting = [line for line in lines if settings.lengths[0] <= len(line) <= settings.lengths[1]]
         skipped["is shorter or longer than 'lengths'"] += len(lines) - len(fitting)
@@ -212,7 +232,12 @@ def _of_lines(settings: RenderedText, seed: int, fonts: Sequence[str], skipped: 
         coverages = [(font, "".join(c for c in seen if c == " " or typeface.covers(font, c))) for font in fonts]
         writer = _words(settings, [(font, characters) for font, characters in coverages if characters.strip()])
     return TextSource(
-        settings=settings, seed=seed, strings=Lines(lines=own, seed=seed), writer=writer, skipped=+skipped
+        settings=settings,
+        seed=seed,
+        strings=Lines(lines=own, seed=seed),
+        writer=writer,
+        skipped=+skipped,
+        material={lines_of(settings.text): material.digest(read), **typeface.told(settings.fonts)},
     )
 
 

@@ -52,6 +52,10 @@ class PairSource:
     def other(self, ticket: Ticket, attempt: int) -> Ticket:
         return self.text.other(ticket, attempt)
 
+    def made_of(self) -> dict[str, str]:
+        """See ``qi_core.source.OfFiles``."""
+        return self.text.made_of()
+
     def draw(self, count: int) -> Pairs:
         return drawn(self, count, self._passed)  # type: ignore[no-any-return]
 

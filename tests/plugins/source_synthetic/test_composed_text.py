@@ -207,3 +207,28 @@ def test_straight_on_it_is_only_moved_and_scaled() -> None:
     view = seen(100, 50, yaw=0.0, pitch=0.0, roll=0.0, room=(0, 0, 200, 200), share=1.0)
     assert np.ravel(view.corners) == pytest.approx([0, 50, 200, 50, 200, 150, 0, 150])
     assert view.facing == 1.0
+
+
+def test_a_resume_notices_what_was_edited_of_lines_and_photographs(tmp_path: Path) -> None:
+    lines, folder = tmp_path / "lines.txt", photographs(tmp_path / "photographs")
+    lines.write_text("SALE\nOPEN\n")
+    settings: dict[str, Any] = {"side": 64, "text": lines, "backgrounds": folder, "held_out": 0}
+    kept = build(tmp_path, **settings).state_dict()
+    build(tmp_path, **settings).load_state_dict(kept)
+    lines.write_text("SALE\nSHUT\n")
+    with pytest.raises(QiError, match=r"^source: text = '.*lines.txt' changed since the checkpoint"):
+        build(tmp_path, **settings).load_state_dict(kept)
+    lines.write_text("SALE\nOPEN\n")
+    (folder / "0.txt").write_text("a mountain")
+    with pytest.raises(QiError, match=r"^source: backgrounds = '.*photographs' changed since the checkpoint"):
+        build(tmp_path, **settings).load_state_dict(kept)
+    build(tmp_path, **settings, changed="next-epoch").load_state_dict(kept)
+
+
+def test_a_photograph_that_changes_while_it_is_drawn_from_is_passed_over(tmp_path: Path) -> None:
+    folder = photographs(tmp_path / "photographs", count=2)
+    source = build(tmp_path, side=64, backgrounds=folder)
+    Image.new("RGB", (320, 240), "red").save(folder / "1.jpg")
+    assert {sample.prompt.split(",")[0] for sample in source.draw(12)} == {"a lake in the evening"}
+    assert source.report()["changed since it was found"] >= 1
+    assert all("number 0" in sample.prompt for sample in source.draw(12))

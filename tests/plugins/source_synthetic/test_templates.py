@@ -211,3 +211,15 @@ def test_lines_of_a_file_stand_in_the_place_of_words(tmp_path: Path) -> None:
     )
     for sample in source.draw(4):
         assert set(sample.text.split("\n")) <= set(lines)
+
+
+def test_a_resume_notices_an_edited_template(tmp_path: Path) -> None:
+    """Of those that are drawn or not: which are, the settings may change freely."""
+    folder = tmp_path / "templates"
+    folder.mkdir()
+    (folder / "ticket.toml").write_text(OWN)
+    kept = build(tmp_path, folder=folder).state_dict()
+    build(tmp_path, folder=folder, only=("slide",)).load_state_dict(kept)
+    (folder / "ticket.toml").write_text(OWN.replace("First", "Third"))
+    with pytest.raises(QiError, match=r"^source: folder = '.*templates' changed since the checkpoint"):
+        build(tmp_path, folder=folder).load_state_dict(kept)

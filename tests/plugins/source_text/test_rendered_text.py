@@ -321,3 +321,31 @@ def inked_rows(image: torch.Tensor) -> int:
     """From the first to the last row with any ink."""
     rows = image.sum(dim=(0, 2)).nonzero()
     return int(rows[-1] - rows[0])
+
+
+def test_a_resume_notices_an_edited_file_of_lines(tmp_path: Path) -> None:
+    """White space around lines says nothing. Going on with what is there begins a new round of the lines."""
+    path = tmp_path / "lines.txt"
+    path.write_text("ONE\nTWO\nSIX\n")
+    settings: dict[str, Any] = {"text": path, "lengths": (3, 3), "held_out": 0}
+    before = build(**settings)
+    before.draw(4)
+    kept = before.state_dict()
+    path.write_text("ONE\n\n TWO\nSIX\n")
+    build(**settings).load_state_dict(kept)
+    path.write_text("ONE\nTWO\nTEN\nSUN\n")
+    with pytest.raises(QiError, match=r"^source: text = '.*lines.txt' changed since the checkpoint; put back"):
+        build(**settings).load_state_dict(kept)
+    after = build(**settings, changed="next-epoch")
+    after.load_state_dict(kept)
+    assert {sample.text for sample in after.draw(4)} == {"ONE", "TWO", "TEN", "SUN"}
+
+
+def test_a_resume_notices_another_font_under_the_name(tmp_path: Path) -> None:
+    shipped, path = typeface.locate(typeface.SHIPPED).read_bytes(), tmp_path / "a.ttf"
+    path.write_bytes(shipped)
+    kept = build(fonts=(str(path),)).state_dict()
+    path.write_bytes(shipped + b"\0")
+    typeface._content.cache_clear()  # as in another process
+    with pytest.raises(QiError, match=r"^source: font '.*a.ttf' changed since the checkpoint"):
+        build(fonts=(str(path),)).load_state_dict(kept)
