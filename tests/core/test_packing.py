@@ -12,7 +12,19 @@ import torch
 from attrs import frozen
 from safetensors import safe_open
 
-from qi_core import Condition, Examples, Latents, Origin, Pair, Pairs, QiError, Sample, Samples, StoredError
+from qi_core import (
+    Condition,
+    EncodedPairs,
+    Examples,
+    Latents,
+    Origin,
+    Pair,
+    Pairs,
+    QiError,
+    Sample,
+    Samples,
+    StoredError,
+)
 from qi_core.packing import PAGE, Damaged, Limits, body, pack, read, unpack
 from qi_core.portions import Lost, Portion
 
@@ -50,6 +62,18 @@ def pairs() -> Portion:
     return Portion(batch=Pairs(items=(Pair(key="a", prompt="p", winner=picture(2, 4), loser=picture(2, 4)), made)))
 
 
+def encoded_pairs() -> Portion:
+    """Of two sizes; one is an editing task, the other brought errors of its reference."""
+    base = examples().batch
+    assert isinstance(base, Examples)
+    stored = (StoredError(seed=2**60, winner=0.1, loser=math.inf, t=0.3), StoredError(seed=1, winner=1.0, loser=2.0))
+    winners, losers = base.latents, base.latents.with_tokens(-base.latents.tokens)
+    made = EncodedPairs(
+        keys=base.keys, slots=base.slots, winners=winners, losers=losers, condition=base.condition, stored=(stored, ())
+    )
+    return Portion(batch=made, lost=(Lost(key="bad", reason="latent is not finite", detail=""),))
+
+
 def whole(portion: Portion) -> bytearray:
     return bytearray().join(body(pack(portion)))
 
@@ -66,7 +90,9 @@ def same(one: Any, other: Any) -> bool:
 
 
 @pytest.mark.parametrize(
-    "portion", [samples(), samples(0), examples(), pairs()], ids=["samples", "none", "ex", "pairs"]
+    "portion",
+    [samples(), samples(0), examples(), pairs(), encoded_pairs()],
+    ids=["samples", "none", "ex", "pairs", "encoded"],
 )
 def test_what_goes_in_comes_out(portion: Portion) -> None:
     packed = pack(portion)
@@ -113,9 +139,9 @@ def test_other_records_are_refused() -> None:
         pack(Portion(batch=Mine()))  # type: ignore[arg-type]
 
 
-def edited(**changes: Any) -> memoryview:
+def edited(portion: Portion | None = None, **changes: Any) -> memoryview:
     """A body whose header says something else."""
-    buffer = whole(examples())
+    buffer = whole(portion or examples())
     length = int.from_bytes(buffer[:8], "little")
     header = json.loads(buffer[8 : 8 + length])
     for name, value in changes.items():
@@ -128,6 +154,10 @@ def edited(**changes: Any) -> memoryview:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % PAGE)
     return memoryview(bytearray(len(text).to_bytes(8, "little") + text + bytes(buffer[8 + length :])))
+
+
+def losers(grids: list[list[int]]) -> memoryview:
+    return edited(encoded_pairs(), meta={"losers": {"Latents": {"tokens": [1, 10, 4], "grids": grids}}})
 
 
 @pytest.mark.parametrize(
@@ -148,6 +178,10 @@ def edited(**changes: Any) -> memoryview:
         (edited(meta={"latents": {"Latents": {"tokens": [0, 20, 4], "grids": []}}}), "its records have 80"),
         (edited(meta={"latents": {"Popen": {}}}), "a Popen in the place of a Latents"),
         (edited(meta={"run": 1}), "Examples has no field 'run'"),
+        (edited(encoded_pairs(), meta={"stored": [[]]}), r"parts are of \[1, 2\] samples"),
+        (edited(encoded_pairs(), meta={"stored": [[], [{"Pair": {}}]]}), "a Pair in the place of a StoredError"),
+        (losers(grids=[[1, 2, 3]]), "for grids"),
+        (losers(grids=[[1, 2, 2], [1, 2, 3]]), "beside losers of"),
     ],
 )  # fmt: skip
 def test_damage_is_told(buffer: memoryview, told: str) -> None:

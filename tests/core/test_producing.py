@@ -11,12 +11,14 @@ import torch
 from attrs import evolve, frozen
 from torch import Tensor
 
-from qi_core import Encoders, Examples, Latents, QiError, Sample, loop
+from qi_core import EncodedPairs, Encoders, Examples, Latents, Pair, Pairs, QiError, Sample, loop
 from qi_core.feed import Ready
 from qi_core.pixels import Unusable
 from qi_core.portions import Lost, Order
 from qi_core.producing import Maker, joined
 from qi_core.testing import fakes
+from qi_core.testing.contract import same
+from qi_plugins.objective_dpo.dpo import Dpo
 from qi_plugins.objective_flow.flow_matching import FlowMatching
 from support.numbered import Numbered
 
@@ -94,6 +96,35 @@ def _all_black() -> Pictures:
     source = Pictures()
     source.black = frozenset(range(200_000))
     return source
+
+
+class Couples(Numbered):
+    """Pair n is two of these pictures, n grey and half as bright."""
+
+    gives = Pairs
+
+    def __init__(self, pictures: Pictures) -> None:
+        super().__init__()
+        self.pictures = pictures
+
+    def sample(self, n: int) -> Any:
+        winner, loser = self.pictures.sample(n), self.pictures.sample(n // 2)
+        return Pair(key=str(n), prompt=winner.prompt, winner=winner.image, loser=loser.image)
+
+
+def test_a_pair_is_lost_with_either_of_its_pictures() -> None:
+    pictures = Pictures()
+    pictures.black = frozenset([3, 8])
+    couples = evolve(maker(), source=Couples(pictures), objective=Dpo(caption_dropout=0.5))
+    asked = order(4, 3, 17, 5, slots=(6, 7, 0, 9))
+    portion = couples.encoded(asked, couples.make(asked))
+    found = portion.batch
+    assert isinstance(found, EncodedPairs)
+    assert (found.keys, found.slots) == (("4", "1003", "1017", "5"), (6, 7, 0, 9))
+    assert sorted(one.key for one in portion.lost) == ["17", "3"], "black loser, black winner"
+    stand_ins = order(4, 1003, 1017, 5, slots=(6, 7, 0, 9))
+    whole = couples.encoded(stand_ins, couples.make(stand_ins))
+    assert same(found, whole.batch), "which captions are dropped follows from the seats"
 
 
 def test_what_came_encoded_goes_to_the_device_before_it_is_joined() -> None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from attrs import evolve
 from torch import Tensor, nn
 
-from qi_core.data import Batch, Samples
+from qi_core.data import Batch, Condition, Latents, Samples, keys, listed
 from qi_core.denoiser import DenoiserModule
 from qi_core.dice import Dice
 from qi_core.objective import Loss, Objective
 from qi_core.optimizer import Optimizer, OptimizerComponent
 from qi_core.parallel import ParallelComponent
+from qi_core.producing import Encodable, Encodes, joined
 from qi_core.shadow import Shadow, Shadowed
 from qi_core.testing import fakes
 from qi_core.testing.contract import Contract, contract, place, same
@@ -27,7 +29,8 @@ def check_objective(component: Objective[Any], *, batch: Batch | None = None, fr
     """``qi_core.objective.Objective``: a mean over samples whose randomness comes from the dice, slot by slot.
 
     ``batch``: something to learn from, for an objective that takes anything but Samples; its pictures are encoded by
-    ``qi_core.testing.fakes.encoders()``. ``fresh`` False: nothing in the loss is random.
+    ``qi_core.testing.fakes.encoders()``. ``fresh`` False: nothing in the loss is random. One that encodes beforehand
+    (``qi_core.producing.Encodes``) is held to that too.
     """
     told = contract(component, "qi_core.objective.Objective")
     if batch is None:
@@ -47,6 +50,8 @@ def check_objective(component: Objective[Any], *, batch: Batch | None = None, fr
         later = _loss(component, model, batch, Dice(0, 1))
         told.holds(not torch.equal(later.value, loss.value), "another step's dice gave the same loss: nothing is fresh")
     _cut(told, component, model, batch, loss)
+    if isinstance(component, Encodes):
+        _encodes(contract(component, "qi_core.producing.Encodes"), component, model, batch, loss)
 
 
 def check_optimizer(component: OptimizerComponent) -> None:
@@ -150,6 +155,46 @@ def _cut(told: Contract, component: Objective[Any], model: DenoiserModule, batch
             told.near(
                 torch.stack(found).sum(), wanted, 1e-4, f"the part {name} of micro-batches does not add up to the whole"
             )
+
+
+def _encodes(told: Contract, component: Any, model: DenoiserModule, batch: Any, wanted: Loss) -> None:
+    """Whoever encodes, and in whichever portions, the loss is the same."""
+    dice, encoders = Dice(0, 0), fakes.encoders()
+    whole = component.encode(batch, encoders, dice)
+    told.holds(isinstance(whole, Encodable), f"encode() gives {type(whole).__name__}, which is no Encodable")
+    told.holds(
+        not isinstance(batch, Encodable), "the batch is an Encodable before it is encoded: nobody would encode it"
+    )
+    told.holds(keys(whole) == keys(batch), f"encode() gives the samples other keys: {listed(keys(whole))}")
+    told.holds(whole.broken() == [], f"broken() tells of {whole.broken()}, and all values are finite")
+    there = _loss(component, model, whole, dice)
+    told.holds(torch.equal(there.value, wanted.value), "encoded beforehand the same batch gives another loss")
+    last_first = [batch.pick([i]) for i in reversed(range(len(batch)))]
+    portions = [component.encode(one, encoders, dice) for one in last_first]
+    for portion, one in zip(portions, last_first, strict=True):
+        told.holds(tuple(portion.slots) == tuple(one.slots), "encode() gives the samples other slots")
+    back = joined(portions)
+    told.holds(type(back) is type(whole) and same(back, whole), "portions that are encoded apart and joined differ")
+    for blind in (evolve(encoders, autoencoder=_NoPictures()), evolve(encoders, conditioner=_NoText())):
+        bad = component.encode(batch.pick([1]), blind, dice)
+        found = type(whole).cat([portions[-1], bad]).broken()
+        told.holds(found == [1], f"broken() tells of {found}; wanted [1], whose values are not finite")
+
+
+class _NoPictures(fakes.Pixels):
+    """All are NaN."""
+
+    def encode(self, images: Sequence[Tensor]) -> Latents:
+        latents = super().encode(images)
+        return latents.with_tokens(latents.tokens * math.nan)
+
+
+class _NoText(fakes.PicturedLetters):
+    """The same of captions."""
+
+    def encode(self, prompts: Sequence[str], references: Sequence[Sequence[Tensor]] = ()) -> Condition:
+        condition = super().encode(prompts, references)
+        return evolve(condition, text=condition.text * math.nan)
 
 
 def _model() -> nn.Module:

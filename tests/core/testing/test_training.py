@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import pytest
 import torch
-from attrs import frozen
+from attrs import evolve, frozen
 from torch import Tensor, nn
 
-from qi_core import DenoiserModule, Dice, Examples, Loss, Mean, Models, QiError, Samples, flow
+from qi_core import DenoiserModule, Dice, Encoders, Examples, Loss, Mean, Models, QiError, Samples, flow
 from qi_core.testing import check_objective, check_optimizer, check_parallel
 from qi_core.testing.fakes import OneCpu
 
@@ -23,7 +23,9 @@ class Matching:
     takes: ClassVar[type] = Samples
 
     def prepare(self, batch: Samples, models: Models, dice: Dice) -> Examples:
-        encoders = models.encoders
+        return self.encoded(batch, models.encoders)
+
+    def encoded(self, batch: Samples, encoders: Encoders) -> Examples:
         return Examples(
             latents=encoders.autoencoder.encode([sample.image for sample in batch]),
             condition=encoders.condition([sample.prompt for sample in batch], [sample.references for sample in batch]),
@@ -103,6 +105,74 @@ class Graphless(Matching):
 )
 def test_a_wrong_objective_is_told(objective: Matching, broken: str) -> None:
     check_objective(Matching())
+    with pytest.raises(AssertionError, match=broken):
+        check_objective(objective)
+
+
+class Beforehand(Matching):
+    """One that encodes beforehand, right."""
+
+    def prepare(self, batch: Samples | Examples, models: Models, dice: Dice) -> Examples:
+        return batch if isinstance(batch, Examples) else self.encoded(batch, models.encoders)
+
+    def encode(self, batch: Samples, encoders: Encoders, dice: Dice) -> Any:
+        return self.encoded(batch, encoders)
+
+
+class Dropping(Beforehand):
+    """What is dropped follows from the place in the portion."""
+
+    def encode(self, batch: Samples, encoders: Encoders, dice: Dice) -> Any:
+        items = tuple(evolve(item, prompt=item.prompt if i else "") for i, item in enumerate(batch))
+        return super().encode(Samples(items=items, slots=batch.slots), encoders, dice)
+
+
+class Renumbering(Beforehand):
+    def encode(self, batch: Samples, encoders: Encoders, dice: Dice) -> Any:
+        return super().encode(Samples(items=batch.items), encoders, dice)
+
+
+class Bare(Beforehand):
+    """Gives what can't be joined."""
+
+    def encode(self, batch: Samples, encoders: Encoders, dice: Dice) -> Any:
+        return tuple(batch)
+
+
+class Deaf(Examples):
+    @classmethod
+    def cat(cls, parts: Sequence[Examples]) -> Examples:
+        return deaf(Examples.cat(parts))
+
+    def pick(self, which: Sequence[int]) -> Examples:
+        return deaf(super().pick(which))
+
+    def broken(self) -> list[int]:
+        return []
+
+
+def deaf(made: Examples) -> Deaf:
+    return Deaf(latents=made.latents, condition=made.condition, slots=made.slots, keys=made.keys)
+
+
+class Unheard(Beforehand):
+    """Doesn't look whether values are finite."""
+
+    def encode(self, batch: Samples, encoders: Encoders, dice: Dice) -> Any:
+        return deaf(super().encode(batch, encoders, dice))
+
+
+@pytest.mark.parametrize(
+    ("objective", "broken"),
+    [
+        (Dropping(), "portions that are encoded apart and joined differ"),
+        (Renumbering(), "gives the samples other slots"),
+        (Bare(), "gives tuple, which is no Encodable"),
+        (Unheard(), r"broken\(\) tells of \[\]; wanted \[1\]"),
+    ],
+)
+def test_one_that_encodes_beforehand_wrongly_is_told(objective: Matching, broken: str) -> None:
+    check_objective(Beforehand())
     with pytest.raises(AssertionError, match=broken):
         check_objective(objective)
 

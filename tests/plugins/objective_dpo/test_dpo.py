@@ -14,6 +14,9 @@ from attrs import evolve
 from torch import Tensor
 
 from qi_core import DenoiserModule, Dice, Fixed, Latents, Loss, Models, Pair, Pairs, QiError, Refreshed
+from qi_core.packing import body, pack, read
+from qi_core.portions import Portion
+from qi_core.producing import joined
 from qi_core.shadow import Shadow
 from qi_core.testing import check_component, check_objective, fakes
 from qi_plugins.objective_dpo.dpo import Dpo
@@ -215,6 +218,20 @@ def test_pictures_may_be_encoded_already() -> None:
         for i, pair in enumerate(pairs)
     )
     assert ask(objective, model, around, Pairs(items=drawn)).value == ask(objective, model, around, pairs).value
+
+
+def test_encoded_elsewhere_and_cut_anyhow_the_loss_is_the_same_to_the_last_bit() -> None:
+    """Mixed sizes, references, dropped captions: by producers in portions, over a wire, dealt as micro-batches."""
+    objective = Dpo(caption_dropout=0.5)
+    model, around = moved(objective)
+    dice, batches = Dice(0, 3), [batch(7).pick(own) for own in ((0, 4, 2), (1, 6), (5, 3))]
+    made = [objective.encode(one, fakes.encoders(), dice) for one in batches]
+    sent = [read(memoryview(bytearray().join(body(pack(Portion(batch=one)))))).batch for one in made]
+    for here, there in zip(batch(7).split(3), joined(sent).split(3), strict=True):
+        wanted, found = (objective.loss(model, objective.prepare(one, around, dice), dice) for one in (here, there))
+        assert torch.equal(found.value, wanted.value)
+        assert found.parts.keys() == wanted.parts.keys()
+        assert all(torch.equal(found.parts[name].total, mean.total) for name, mean in wanted.parts.items())
 
 
 def test_pictures_of_two_sizes_are_refused() -> None:
