@@ -124,7 +124,7 @@ def test_a_pair_is_lost_with_either_of_its_pictures() -> None:
     assert sorted(one.key for one in portion.lost) == ["17", "3"], "black loser, black winner"
     stand_ins = order(4, 1003, 1017, 5, slots=(6, 7, 0, 9))
     whole = couples.encoded(stand_ins, couples.make(stand_ins))
-    assert same(found, whole.batch), "which captions are dropped follows from the seats"
+    assert same(found, whole.batch)
 
 
 def test_what_came_encoded_goes_to_the_device_before_it_is_joined() -> None:

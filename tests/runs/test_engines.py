@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from qi_plugins.autoencoder_patchify.patches import Patches
 from qi_plugins.conditioner_characters.component import Characters
 from qi_registry import reader, specs
-from support.small_run import RECIPE, here, losses, qi, start, write_recipe
+from support.small_run import RECIPE, here, losses, qi, start, steps, write_recipe
 
 STEPS = 12
 LOCAL = 'data.engine={name="local", processes=1}'
@@ -87,6 +89,24 @@ def test_with_a_producer_elsewhere(
     assert losses(tmp_path / "run") == inline
 
 
+def test_preference_pairs_are_encoded_by_producers_too(
+    producer: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of mixed sizes and in micro-batches; the trainer encodes what it validates on, and nothing else."""
+    recipe = _with_pairs(tmp_path)
+    encoded, encode = list[int](), Patches.encode
+    monkeypatch.setattr(Patches, "encode", lambda self, some: (encoded.append(len(some)), encode(self, some))[1])
+    here("run", recipe, "--folder", tmp_path / "inline", "--set", "data.portion=3")
+    assert sum(encoded) == 6 * 2 * 7 + 2 * 2 * 4
+    encoded.clear()
+    here("run", recipe, "--folder", tmp_path / "run", "--set", _remote(*producer), "--set", "data.portion=3")
+    assert sum(encoded) == 2 * 2 * 4
+    assert losses(tmp_path / "run") == losses(tmp_path / "inline")
+    norms, others = ([record["grad_norm"] for record in steps(tmp_path / name)] for name in ("run", "inline"))
+    assert norms == others
+    assert _validated(tmp_path / "run") == _validated(tmp_path / "inline") != []
+
+
 def test_what_goes_wrong_with_a_producer_is_one_line(
     recipe: Path,
     producer: tuple[str, Path],
@@ -119,6 +139,47 @@ def test_with_ray(recipe: Path, inline: dict[int, float], tmp_path: Path) -> Non
     said = qi("run", recipe, "--folder", tmp_path / "run", "--set", engine, "--set", "data.portion=3")
     assert losses(tmp_path / "run") == inline, said
     assert (tmp_path / "run" / "producers.token").stat().st_mode & 0o077 == 0
+
+
+def _with_pairs(folder: Path) -> Path:
+    """A recipe of DPO on 24 pairs of four sizes."""
+    rows: list[str] = []
+    for number in range(24):
+        names = [f"{number}-{which}.png" for which in ("winner", "loser")]
+        for shade, name in enumerate(names):
+            size = [(16, 32), (32, 16), (24, 24), (40, 24)][number % 4]
+            Image.new("RGB", size, (10 * number, 100 * shade, 7 * number)).save(folder / name)
+        rows.append(json.dumps({"prompt": f"picture {number}", "winner": names[0], "loser": names[1]}))
+    (folder / "votes.jsonl").write_text("\n".join(rows) + "\n")
+    pairs = f'name = "pairs"\npath = "{folder}/votes.jsonl"\nside = 24\nupscale = "allow"\nmax_cropped = 1.0\n'
+    head, _, rest = RECIPE.partition("[source]")
+    text = f"""
+{head.replace('"flow-matching"', '{ name = "dpo", beta = 100.0, caption_dropout = 0.3 }')}
+[source]
+{pairs}
+[sampler]{rest.partition("[sampler]")[2]}
+[[evaluation]]
+name = "held-out"
+every = 3
+count = 4
+[evaluation.source]
+{pairs}
+split = "held-out"
+held_out = 0.3
+"""
+    for was, now in (
+        ("steps = 60", "steps = 6"),
+        ("batch = 4", "batch = 7\naccumulate = 2"),
+        ("warmup = 5", "warmup = 1"),
+    ):
+        text = text.replace(was, now)
+    return write_recipe(folder, text.replace("save_every = 7", "save_every = 0"))
+
+
+def _validated(folder: Path) -> list[dict[str, object]]:
+    """What the evaluations found."""
+    records = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [record["scalars"] for record in records if record["event"] == "evaluated"]
 
 
 def _remote(address: str, token: Path) -> str:
