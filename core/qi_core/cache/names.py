@@ -37,6 +37,8 @@ class Known(Struct, frozen=True, forbid_unknown_fields=True):
     references: tuple[bytes, ...] = ()
     """``CachedAutoencoder.id`` of each."""
     category: str = ""
+    loser: bytes = b""
+    """``CachedAutoencoder.id`` of the picture that the other was preferred to; empty: it is no pair."""
 
 
 class Names:

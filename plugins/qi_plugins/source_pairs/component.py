@@ -73,7 +73,7 @@ class PreferencePairs(PictureFiles):
 
         fit, skipped = self._fit(multiple), Skipped(place.folder, self.path)
         found = self._reading().find(self.path, skipped)
-        usable = list(scan(found, fit.check, self.workers, skipped))
+        usable = [checked for _, checked in scan(found, fit.check, self.workers, skipped)]
         if not usable:
             raise self._nothing(len(found), skipped)
         return Shuffled(
@@ -83,6 +83,7 @@ class PreferencePairs(PictureFiles):
             fingerprint=Fingerprint.of([(couple.key, digest) for couple, digest in usable]),
             make=lambda couple, _: fit.make(couple),
             cost=fit.cost,
+            named=lambda couple, _: fit.named(couple),
             seed=place.seed,
             skipped=skipped,
             changed=self.changed,

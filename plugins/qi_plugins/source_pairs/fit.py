@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from qi_core.blob import Blob, opened
 from qi_core.data import Pair
@@ -32,16 +32,24 @@ class Fit:
     max_pixels: int
     max_file: int
 
-    def check(self, couple: Couple) -> bytes:
-        """A digest of the prompt, sizes in pixels and in bytes; nothing is decoded. Raises Unusable."""
+    def check(self, couple: Couple) -> tuple[Couple, bytes]:
+        """The couple, held to the files that lie there now, and a digest of the prompt, sizes in pixels and in bytes;
+        nothing is decoded. Raises Unusable."""
         digest = hashlib.blake2b(couple.prompt.encode(), digest_size=16)
+        couple = _stamped(couple)  # first: what changes from here on is noticed
         target: Size | None = None
-        for name, blob in _named(couple):
+        for name, blob in _files(couple):
             with _told(name), opened(blob, self.max_file, self.max_pixels) as (image, size):
                 picture = size_of(image)
                 target = self._target(name, picture, target)
                 digest.update(f"/{picture.height}x{picture.width}/{size}".encode())
-        return digest.digest()
+        return couple, digest.digest()
+
+    def named(self, couple: Couple) -> bytes | None:
+        """Stands for everything that decides the pair; see ``qi_core.source.Named``."""
+        if couple.references or any(blob.stamp == -1 for _, blob in _files(couple)):
+            return None
+        return hashlib.blake2b(repr((couple, self)).encode("utf-8", "surrogatepass"), digest_size=20).digest()
 
     def cost(self, couple: Couple) -> int:
         """About how many pixels the pair has: of one area are all buckets."""
@@ -51,7 +59,7 @@ class Fit:
         """Raises Unusable. The same in every epoch."""
         target: Size | None = None
         made: list[Tensor] = []
-        for name, blob in _named(couple):
+        for name, blob in _files(couple):
             with _told(name):
                 pixels, target = self._pixels(name, blob, target)
             made.append(pixels)
@@ -81,8 +89,17 @@ class Fit:
         return torch.from_numpy(pixels), target
 
 
-def _named(couple: Couple) -> list[tuple[str, Blob]]:
+def _files(couple: Couple) -> list[tuple[str, Blob]]:
     return [("winner", couple.winner), ("loser", couple.loser), *(("reference", one) for one in couple.references)]
+
+
+def _stamped(couple: Couple) -> Couple:
+    stamped: list[Blob] = []
+    for name, blob in _files(couple):
+        with _told(name):
+            stamped.append(blob.stamped()[0])
+    winner, loser, *references = stamped
+    return evolve(couple, winner=winner, loser=loser, references=tuple(references))
 
 
 @contextmanager

@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 from PIL import Image
 
+from qi_core.blob import Blob
+from qi_plugins.source_pairs.component import PreferencePairs
 from support.small_run import RECIPE, here, losses, steps
 
 HEAD, _, REST = RECIPE.partition("[source]")
@@ -75,3 +78,30 @@ def test_who_is_remembered_was_let_through_by_the_same_list(recipe: Path, tmp_pa
         here("run", recipe, "--folder", tmp_path / run)
         refused = [json.loads(line)["key"] for line in (tmp_path / run / "skipped.jsonl").read_text().splitlines()]
         assert refused == [key]
+
+
+def test_pairs_are_remembered_too_but_those_that_edit(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qi_plugins.source_pairs.fit import Fit
+    from qi_plugins.source_pairs.rows import Couple
+
+    made: list[str] = []
+    make = Fit.make
+    monkeypatch.setattr(Fit, "make", lambda self, couple: (made.append(couple.key), make(self, couple))[1])
+    rows = [{"prompt": f"noise {n}", "winner": f"{n}.png", "loser": f"{n + 1}.png"} for n in range(6)]
+    votes = tmp_path / "pictures" / "votes.jsonl"
+    votes.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = recipe.read_text().replace('"flow-matching"', '{ name = "dpo", beta = 10.0 }')
+    text = text.replace('name = "images"', 'name = "pairs"\nsplit = "all"').replace(str(votes.parent), str(votes))
+    recipe.write_text(text.replace("steps = 9", "steps = 4"))
+    here("run", recipe, "--folder", tmp_path / "a")
+    assert len(made) == len(set(made)) == 6, "two epochs, each pair once"
+    made.clear()
+    here("run", recipe, "--folder", tmp_path / "b")
+    assert made == [], "nor by the next run"
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    fit, blob = PreferencePairs(path=str(votes))._fit(8), Blob(str(votes)).stamped()[0]
+    couple = Couple(key="a", prompt="b", winner=blob, loser=blob, references=())
+    assert fit.named(couple) is not None
+    assert fit.named(evolve(couple, references=(blob,))) is None
