@@ -1,4 +1,5 @@
-"""Which samples of what is frequent are left out, so that what is rare gets a share: by category, or by words.
+"""What is rare gets a share, by category or by words: of what is frequent some is left out, or what is rare comes more
+often.
 
 Who stays follows from a sample's key and the seed alone: nothing hangs on the order of the samples, and a higher limit
 keeps whoever a lower one kept.
@@ -52,6 +53,32 @@ def beyond(keys: Sequence[str], categories: Sequence[str], most: int, seed: int)
     for own in groups.values():
         out += sorted(own, key=lambda number: (rolled(seed, keys[number]), keys[number]))[most:]
     return sorted(out)
+
+
+def factors(
+    samples: Sequence[frozenset[str]],
+    about: int,
+    *,
+    exponent: float = 0.5,
+    repeats: float = 4.0,
+    fewest: float = 1.0,
+    least: int = 1,
+) -> list[float]:
+    """How often each sample should come in an epoch: its rarest word's (about / count) ** exponent.
+
+    With exponent 1/2 and fewest 1 this is repeat factor sampling (Gupta, Dollar & Girshick 2019, "LVIS", section 5.1);
+    with exponent 1 and repeats 1 what Xu et al. (see ``chance``) keep, as a share. At least ``fewest``, and at most
+    ``repeats``, so that a handful is not learned by heart. Words in fewer than ``least`` samples are passed over.
+    Samples without words come once.
+    """
+    counts = counts_of(samples)
+    found: list[float] = []
+    for words in samples:
+        rarest = min((count for word in words if (count := counts[word]) >= least), default=0)
+        # Rounded, since the last bits of a power differ between machines.
+        wanted = round((about / rarest) ** exponent, 3) if rarest else 1.0
+        found.append(min(max(wanted, fewest), repeats))
+    return found
 
 
 def rolled(seed: int, key: str) -> float:

@@ -10,6 +10,7 @@ from qi_core.sizes import PILLOWS_OWN_LIMIT, some_ratios
 
 if TYPE_CHECKING:
     from qi_core.fit import Fit
+    from qi_core.repeats import Weights
 
 
 def own_first(_: type[Any], fields: list[Any]) -> list[Any]:
@@ -63,6 +64,9 @@ class Fitting(PictureFiles):
     reference_side: int = field(default=0, validator=validators.ge(0))
     """Area of references, as ``side``; 0: the same. They keep their own shape and, with upscale = "skip", are never
     enlarged."""
+    weights_file: str = ""
+    """A list of how often samples come in an epoch (qi data resample): a JSONL with "key" and "weight". 2.5 is two or
+    three times, 0.25 every fourth epoch, 0 never; who is not on it comes once."""
     max_caption: int = field(default=16_384, validator=validators.gt(0))
     """Bytes of a caption; a longer one is skipped, never cut."""
     max_line: int = field(default=2**20, validator=validators.gt(0))
@@ -71,6 +75,12 @@ class Fitting(PictureFiles):
     def sides(self) -> tuple[int, ...]:
         """See ``qi_core.planning.Shown``."""
         return (self.side,)
+
+    def weighing(self, even: bool) -> Weights | None:
+        """How often samples come; None where each comes once. Raises QiError if it cannot be read."""
+        from qi_core.repeats import Weights
+
+        return Weights.read(self.weights_file) if self.weights_file and not even else None
 
     def fit(self, seed: int, multiple: int) -> Fit:
         """What makes samples fit, and says which can't."""

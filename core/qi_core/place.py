@@ -29,6 +29,8 @@ class Place:
     or read."""
     multiple: int = 1
     """Heights and widths must be multiples of so many pixels: the autoencoder's scale, once it is built."""
+    even: bool = False
+    """Every sample comes once in an epoch, whatever it weighs: for passes that look at all of them."""
 
 
 class Component(Protocol[T_co]):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import chain
 from math import gcd
 from time import perf_counter, thread_time
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 from attrs import frozen
@@ -21,6 +21,9 @@ from qi_core.order import NAME, Order
 from qi_core.pixels import Unusable, prepare
 from qi_core.skipped import Skip, Skipped
 from qi_core.source import Ticket
+
+if TYPE_CHECKING:
+    from qi_core.repeats import Repeats
 
 _AT_ONCE = 4096  # entries handed to the pool together: bounds what a set of millions holds in flight
 _A_THREAD = 64  # of them, one after the other in a thread: handing over costs as much as a look at a file
@@ -60,7 +63,11 @@ class Fingerprint:
 
 
 class Deck(Generic[E]):
-    """The order of one data set and the place in it: position p of epoch e is one entry of that epoch's permutation."""
+    """The order of one data set and the place in it: position p of epoch e is one entry of that epoch's permutation.
+
+    A ticket is (epoch, number). With ``repeats`` an epoch has each entry as often as it comes, and in the place of the
+    epoch stands how often that entry came before.
+    """
 
     def __init__(
         self,
@@ -70,12 +77,12 @@ class Deck(Generic[E]):
         fingerprint: Fingerprint,
         seed: int,
         changed: Literal["refuse", "next-epoch"],
+        repeats: Repeats | None = None,
     ) -> None:
         """``where``: what messages call it, such as ``source.path = 'photos'``."""
         self._where, self._entries, self._fingerprint = where, entries, fingerprint
-        self._seed, self._changed = seed, changed
-        self._epoch = self._index = 0
-        self._order = order_of(seed, 0, len(entries))
+        self._seed, self._changed, self._repeats = seed, changed, repeats
+        self._begin(0)
         self._broken: dict[int, Unusable] = {}
         """What was found unusable, by number: it is not opened again. Changes nothing of what is drawn."""
 
@@ -83,7 +90,7 @@ class Deck(Generic[E]):
         return self._entries[number]
 
     def plan(self, count: int) -> list[Ticket]:
-        """(epoch, number) of the next entries."""
+        """Of the next entries."""
         return [self._next() for _ in range(count)]
 
     def make(self, ticket: Ticket, make: Callable[[E, int], M]) -> M:
@@ -100,33 +107,43 @@ class Deck(Generic[E]):
     def other(self, ticket: Ticket, attempt: int) -> Ticket:
         """An entry that stands in for one that is broken, in the same epoch: by and by all of them. Raises QiError when
         all are broken."""
-        if len(self._broken) == len(self._entries):
+        among = self._repeats.among if self._repeats else range(len(self._entries))
+        if len(self._broken) == len(among):
             reasons = Counter(error.reason for error in list(self._broken.values())).most_common(3)
             told = ", ".join(f"{count} {reason}" for reason, count in reasons)
             raise QiError(f"{self._where}: no usable sample is left ({told}); check the data")
         epoch, number = ticket
-        return epoch, another(f"{self._seed}/{epoch}/{number}/stands in", number, attempt, len(self._entries))
+        at = int(np.searchsorted(among, number)) if self._repeats else number
+        found = another(f"{self._seed}/{epoch}/{number}/stands in", at, attempt, len(among))
+        return epoch, int(among[found])
+
+    def _begin(self, epoch: int, index: int = 0) -> None:
+        self._epoch, self._index = epoch, index
+        self._pass = self._repeats.epoch(epoch) if self._repeats else None
+        self._size = len(self._entries) if self._pass is None else len(self._pass)
+        self._order = order_of(self._seed, epoch, self._size)
 
     def _next(self) -> Ticket:
-        if self._index == len(self._entries):
-            self._epoch, self._index = self._epoch + 1, 0
-            self._order = order_of(self._seed, self._epoch, len(self._entries))
+        while self._index == self._size:  # more than one that is over only where weights leave one empty
+            self._begin(self._epoch + 1)
         self._index += 1
-        return self._epoch, int(self._order[self._index - 1])
+        at = int(self._order[self._index - 1])
+        return (self._epoch, at) if self._pass is None else self._pass[at]
 
     def made_of(self) -> dict[str, str]:
-        """See ``qi_core.source.OfFiles``: captions and sizes."""
-        return {self._where.removeprefix("source."): self._fingerprint.contents}
+        """See ``qi_core.source.OfFiles``: captions and sizes, and weights."""
+        own = {self._where.removeprefix("source."): self._fingerprint.contents}
+        return own | (self._repeats.made_of() if self._repeats else {})
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "epoch": self._epoch,
             "index": self._index,
             "samples": len(self._entries),
-            "order": order_name(len(self._entries)),
+            "order": order_name(self._size),
             "keys": self._fingerprint.keys,
             "contents": self._fingerprint.contents,
-        }
+        } | ({"weights": self._repeats.identity} if self._repeats else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a position. Raises QiError if the data is not what it was and ``changed`` refuses that."""
@@ -137,18 +154,17 @@ class Deck(Generic[E]):
                 f"{self._where}: the data changed since the checkpoint ({state['samples']} usable "
                 f"samples then, {what}); put it back, or set source.changed = 'next-epoch' to go on with what is there"
             )
+        weighed = weighs_alike(state.get("weights"), self._repeats.identity if self._repeats else None, self._changed)
+        self._begin(state["epoch"], state["index"])
         kept = state.get("order", "sorted-1")  # checkpoints from before there were others
-        if kept != (own := order_name(len(self._entries))) and same_keys and self._changed == "refuse":
+        if kept != (own := order_name(self._size)) and same_keys and weighed and self._changed == "refuse":
             raise QiError(
-                f"{self._where}: the checkpoint is from a version of qi that put {len(self._entries)} samples in "
+                f"{self._where}: the checkpoint is from a version of qi that put {self._size} samples in "
                 f"another order ({kept}, here {own}); go on with that version, or set source.changed = 'next-epoch' to "
                 "begin the next epoch"
             )
-        if same_keys and kept == own:
-            self._epoch, self._index = state["epoch"], state["index"]
-        else:  # the place in an order of other samples means nothing
-            self._epoch, self._index = state["epoch"] + 1, 0
-        self._order = order_of(self._seed, self._epoch, len(self._entries))
+        if not (same_keys and weighed and kept == own):  # the place in an order of other samples means nothing
+            self._begin(state["epoch"] + 1)
 
 
 class Shuffled(Generic[E, M]):
@@ -172,6 +188,7 @@ class Shuffled(Generic[E, M]):
         skipped: Skipped,
         changed: Literal["refuse", "next-epoch"],
         workers: int,
+        repeats: Repeats | None = None,
     ) -> None:
         self.gives = gives
         self._deck = Deck(
@@ -180,6 +197,7 @@ class Shuffled(Generic[E, M]):
             fingerprint=fingerprint,
             seed=seed,
             changed=changed,
+            repeats=repeats,
         )
         self._make, self._cost, self._named, self._workers = make, cost, named, workers
         self._scanned, self._passed = Counter(skipped.counts), Passed(skipped)
@@ -263,6 +281,17 @@ def scan(entries: Sequence[E], check: Callable[[E], M], workers: int, skip: Skip
                     skip(entry.key, verdict.reason, verdict.detail)
                 else:
                     yield entry, verdict
+
+
+def weighs_alike(state: Mapping[str, str] | None, own: Mapping[str, str] | None, changed: str) -> bool:
+    """Whether a position of a checkpoint was counted by these weights. If not, the next epoch begins by them; but a
+    file that is not what it was is data that changed: raises QiError if ``changed`` refuses that."""
+    if state and own and state != own and state["path"] == own["path"] and changed == "refuse":
+        raise QiError(
+            f"source.weights_file = {own['path']!r}: weights changed since the checkpoint; put them back, give the new "
+            "ones in a file of another name, or set source.changed = 'next-epoch': the next epoch then begins by them"
+        )
+    return state == own
 
 
 def order_of(seed: int, epoch: int, size: int) -> Order | np.ndarray[Any, np.dtype[np.intp]]:

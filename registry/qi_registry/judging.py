@@ -175,7 +175,7 @@ def _place(recipe: Recipe, folder: Path) -> Place:
     from qi_registry.assemble import alone
 
     strategy = alone(recipe.parallel).build()
-    return Place(device=strategy.device, dtype=strategy.dtype, seed=recipe.train.seed, folder=folder)
+    return Place(device=strategy.device, dtype=strategy.dtype, seed=recipe.train.seed, folder=folder, even=True)
 
 
 def _made_by(recipe: Recipe) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qi_core.balancing import beyond, chance, counts_of, dropped, words_of
+from qi_core.balancing import beyond, chance, counts_of, dropped, factors, words_of
 
 KEYS = [f"key-{number}" for number in range(2000)]
 SAMPLES = [
@@ -36,3 +36,16 @@ def test_no_category_has_more_than_so_many() -> None:
     left = counts_of([name] for number, name in enumerate(categories) if number not in set(out))
     assert left == {"people": 250, "design": 200}
     assert set(beyond(KEYS, categories, 300, seed=0)) < set(out)
+
+
+def test_the_tail_is_lifted_by_its_rarest_word_within_a_cap() -> None:
+    """2000 samples say cat, 20 okapi too, and 10 of those dog; of these words a sample's rarest counts."""
+    found = factors(SAMPLES, 80, repeats=2.5)
+    assert (found[1], found[100], found[200]) == (1.0, 2.5, 2.0), "(80 / 10) ** 0.5 is capped"
+    assert factors(SAMPLES, 80, repeats=4)[100] == 2.828
+    assert factors(SAMPLES, 80, repeats=4, least=11)[100] == 2.0, "what is too rare to be learned lifts nobody"
+    assert factors(SAMPLES, 80, fewest=0.1)[1] == 0.2, "and the head is thinned if that is asked for"
+    assert factors([frozenset()], 80) == [1.0]
+    xu = factors(SAMPLES, 100, exponent=1.0, fewest=0.001, repeats=1.0)
+    counts = counts_of(SAMPLES)
+    assert xu == [chance(words, counts, 100) for words in SAMPLES]

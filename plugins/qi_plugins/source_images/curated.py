@@ -106,7 +106,8 @@ class Curated:
         label = self.images.path if self.images else "categories"
         skipped = Skipped(place.folder, label)
         if self.images is not None:
-            stock = files(self, self.images, self.images.fit(place.seed, multiple), skipped)
+            fit, weights = self.images.fit(place.seed, multiple), self.images.weighing(place.even)
+            stock = files(self, self.images, fit, skipped, weights)
         else:
             stock = sources(self, place, multiple)
         found = self.shares(stock.counts)

@@ -23,6 +23,7 @@ from qi_core.fit import Fit
 from qi_core.material import digest as digest_of
 from qi_core.pixels import Unusable
 from qi_core.place import Place
+from qi_core.repeats import UNIT, Repeats, Weights
 from qi_core.seat import seat
 from qi_core.shares import Turns, in_turn
 from qi_core.shuffling import Deck, Fingerprint, number_of, permutation
@@ -193,8 +194,11 @@ class Files:
         return dict(self.scanned)
 
 
-def files(settings: Curated, images: Images, fit: Fit, skipped: Skipped) -> Files:
-    """Finds and groups the entries. A category with too few samples, or none above the bar, is left out and told."""
+def files(settings: Curated, images: Images, fit: Fit, skipped: Skipped, weights: Weights | None = None) -> Files:
+    """Finds and groups the entries. A category with too few samples, or none above the bar, is left out and told.
+
+    With weights a category counts as many samples as they come to, and within it they hold.
+    """
     grouped: dict[str, list[tuple[Entry, bytes]]] = defaultdict(list)
     for entry, digest in images.scan(fit, skipped, categories=True):
         if entry.category or settings.uncategorised == "keep":
@@ -203,20 +207,27 @@ def files(settings: Curated, images: Images, fit: Fit, skipped: Skipped) -> File
             skipped(entry.key, "no category")
     scanned = Counter(skipped.counts)
     make = _maker(fit, settings.quality)
+    if weights:
+        weights.of_all([entry.key for own in grouped.values() for entry, _ in own], repr(images.path))
     decks: dict[str, Deck[Entry]] = {}
     counts: dict[str, Fraction] = {}
     for name, own in sorted(grouped.items()):
         seed, entries = number_of(f"{fit.seed}/category {name}"), [entry for entry, _ in own]
-        if told := _left_out(settings, entries, seed, make, images.workers, skipped):
+        repeats, counted = None, entries
+        if weights:
+            repeats = Repeats(weights.of(entry.key for entry in entries)[0], seed, weights.path)
+            counted = [entries[number] for number in repeats.among]
+        if told := _left_out(settings, counted, seed, make, images.workers, skipped):
             scanned[f"{name}: {told}"] = len(own)
             continue
-        counts[name] = Fraction(len(own))
+        counts[name] = Fraction(int(repeats.weights.sum()), UNIT) if repeats else Fraction(len(own))
         decks[name] = Deck(
             where=f"source.images.path = {images.path!r}, category {name!r}",
             entries=entries,
             fingerprint=Fingerprint.of([(entry.key, digest) for entry, digest in own]),
             seed=seed,
             changed=images.changed,
+            repeats=repeats,
         )
     if not decks:
         told = "; ".join(f"{count} x {reason}" for reason, count in scanned.most_common(5))
@@ -250,6 +261,8 @@ def _left_out(settings: Curated, entries: Sequence[Entry], seed: int, make: Make
 
     Known at the start, so that shares never change on the way.
     """
+    if not entries:
+        return "left out, for all its samples weigh 0"
     if len(entries) < settings.least:
         for entry in entries:
             skip(entry.key, "category too small", f"{len(entries)} samples, at least {settings.least} wanted")

@@ -64,11 +64,18 @@ class Images(Fitting):
 
         Raises QiError if nothing is usable.
         """
+        from qi_core.repeats import Repeats
         from qi_core.shuffling import Fingerprint, Shuffled
         from qi_core.skipped import Skipped
 
         fit, skipped = self.fit(place.seed, multiple), Skipped(place.folder, self.path)
+        weights = self.weighing(place.even)
         usable = self.scan(fit, skipped)
+        repeats = None
+        if weights:
+            repeats = Repeats(
+                weights.of_all([entry.key for entry, _ in usable], repr(self.path)), fit.seed, self.weights_file
+            )
         return Shuffled(
             gives=Samples,
             path=self.path,
@@ -81,6 +88,7 @@ class Images(Fitting):
             skipped=skipped,
             changed=self.changed,
             workers=self.workers,
+            repeats=repeats,
         )
 
     def scan(self, fit: Fit, skipped: Skipped, categories: bool = False) -> list[tuple[Entry, bytes]]:

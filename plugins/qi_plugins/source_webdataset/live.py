@@ -10,13 +10,14 @@ from typing import Any
 from attrs import define, field
 
 from qi_core.data import Sample, Samples
-from qi_core.drawing import Passed, drawn
+from qi_core.drawing import Passed, Rejected, drawn
 from qi_core.errors import QiError
 from qi_core.fit import Fit
 from qi_core.pixels import Unusable, prepare
 from qi_core.place import Place
 from qi_core.portions import Lost
-from qi_core.shuffling import another
+from qi_core.repeats import Pass, Repeats, Weights, told_as
+from qi_core.shuffling import another, number_of, weighs_alike
 from qi_core.skipped import Skipped
 from qi_core.source import Ticket
 from qi_plugins.source_webdataset.component import WebDataset
@@ -28,7 +29,7 @@ from qi_plugins.source_webdataset.windows import Held, Verdict, Windows, settled
 @define(kw_only=True, eq=False)
 class WebSource:
     """A live ``webdataset``. A ticket is (epoch, shard, sample, digest): the last tells that the shard is still what it
-    was when it was planned."""
+    was when it was planned. With weights, how often the sample came before stands behind them."""
 
     settings: WebDataset
     fit: Fit
@@ -39,6 +40,7 @@ class WebSource:
     names: str
     """Stands for the shards that there are."""
     passed: Passed
+    weights: Weights | None = None
     gives: type[Samples] = Samples
     looks: bool = True
     """See ``Planned.plan``."""
@@ -50,6 +52,8 @@ class WebSource:
     """The window's."""
     _lost: dict[int, set[int]] = field(factory=dict, init=False)
     """Shards lost, by epoch."""
+    _weightless: int = field(default=0, init=False)
+    """Windows one after the other in which all samples weigh 0."""
     _pool: ThreadPoolExecutor | None = field(default=None, init=False)
 
     # --- planning ---
@@ -88,8 +92,34 @@ class WebSource:
             self._epoch, self._window, self._index = self._epoch + 1, 0, 0
             return self._deal()
         self._ahead()
+        if self.weights is not None:
+            return self._repeated(verdict, numbers, self.weights)
         dealt = self.windows.samples_of(self._epoch, self._window, [held.samples for held in verdict.shards])
         return [(self._epoch, numbers[which], sample, verdict.shards[which].digest) for which, sample in dealt]
+
+    def _repeated(self, verdict: Verdict, numbers: list[int], weights: Weights) -> list[Ticket]:
+        """As often as their weights say. Shards meet others in every epoch, so each is dealt out by itself."""
+        passes: list[Pass | None] = []
+        weightless = True
+        for number, held in zip(numbers, verdict.shards, strict=True):
+            if not held.samples:
+                passes.append(None)
+                continue
+            opened = self.shelf.opened(number)
+            own, _ = weights.of(opened.key(sample) for sample in range(len(opened)))
+            weightless = weightless and not own.any()
+            passes.append(Repeats(own, number_of(f"{self.fit.seed}/{held.shard}"), weights.path).epoch(self._epoch))
+        self._weightless = self._weightless + 1 if weightless else 0
+        if self._weightless >= len(self.windows):
+            raise QiError(
+                f"source.weights_file = {weights.path!r}: all samples of all shards weigh 0; give some of them more"
+            )
+        dealt = self.windows.samples_of(self._epoch, self._window, [len(each) if each else 0 for each in passes])
+        tickets: list[Ticket] = []
+        for which, slot in dealt:
+            turn, sample = passes[which][slot]  # type: ignore[index]  # of a shard that has samples
+            tickets.append((self._epoch, numbers[which], sample, verdict.shards[which].digest, turn))
+        return tickets
 
     def _verdict(self, numbers: list[int]) -> Verdict:
         """What is found of the window's shards. Raises QiError if too many are lost."""
@@ -168,11 +198,14 @@ class WebSource:
 
     def make(self, ticket: Ticket) -> Sample:
         """Raises Unusable, and QiError where no sample could do better."""
-        return self.fit.make(self._opened(ticket).entry(ticket[2], self.fit.limits), ticket[0])
+        opened, sample, turn = self._opened(ticket), ticket[2], ticket[4] if self.weights else ticket[0]
+        if self.weights and not self.weights.of([opened.key(sample)])[0]:
+            raise Rejected("weighs 0", "came to stand in for another")
+        return self.fit.make(opened.entry(sample, self.fit.limits), turn)
 
     def other(self, ticket: Ticket, attempt: int) -> Ticket:
         """A sample of the same shard and, every second time or where it is gone, of another one of its window."""
-        epoch, shard, sample, _ = ticket
+        epoch, shard, sample, _, *came = ticket
         order = [number for w in range(len(self.windows)) for number in self._window_with(shard, epoch, w)]
         turn = order.index(shard)
         for step in range(len(order)):
@@ -182,7 +215,7 @@ class WebSource:
             except Unusable:
                 continue
             which = another(f"{self.fit.seed}/{epoch}/{shard}/{sample}", sample % len(opened), attempt, len(opened))
-            return epoch, number, which, opened.digest
+            return epoch, number, which, opened.digest, *came
         raise QiError(
             f"source webdataset: none of {', '.join(self.shelf.shards[number].name for number in order)} can be read "
             "any more; see to the shards or their server and start again"
@@ -198,6 +231,10 @@ class WebSource:
         if opened.digest != ticket[3]:
             raise Unusable("shard changed since it was planned", opened.shard.name)
         return opened
+
+    def made_of(self) -> dict[str, str]:
+        """See ``qi_core.source.OfFiles``: tickets tell which shards they are of, so it is the weights alone."""
+        return told_as(self.weights.identity) if self.weights else {}
 
     # --- Source ---
 
@@ -215,7 +252,7 @@ class WebSource:
             "shards": self.windows.shards,
             "width": self.windows.width,
             "names": self.names,
-        }
+        } | ({"weights": self.weights.identity} if self.weights else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a position. Raises QiError if there are other shards, and ``changed`` refuses that."""
@@ -226,6 +263,8 @@ class WebSource:
                 f"{state['width']}, {self.windows.shards} now in windows of {self.windows.width}); put them back, or "
                 "set source.changed = 'next-epoch' to go on with what is there"
             )
+        own = self.weights.identity if self.weights else None
+        same = weighs_alike(state.get("weights"), own, self.settings.changed) and same
         place = (state["epoch"], state["window"], state["index"]) if same else (state["epoch"] + 1, 0, 0)
         self._epoch, self._window, self._index = place
         self._dealt = None
@@ -254,6 +293,7 @@ def build(settings: WebDataset, place: Place, multiple: int) -> WebSource:
         folder=place.folder / "shards",
         names=_names(found, windows, settings),
         passed=Passed(Skipped(place.folder, "webdataset")),
+        weights=settings.weighing(place.even),
     )
 
 

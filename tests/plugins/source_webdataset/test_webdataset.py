@@ -15,7 +15,7 @@ from attrs import evolve
 from PIL import Image
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from qi_core import Place, QiError
+from qi_core import Place, QiError, drawing
 from qi_core.pixels import Unusable
 from qi_core.testing import check_component, check_source
 from qi_plugins.source_webdataset import index as indexes
@@ -246,3 +246,30 @@ def test_a_shard_that_changes_under_a_run_gives_no_wrong_bytes(remote: bool, tmp
             for ticket in tickets:
                 with pytest.raises(Unusable, match="changed since it was looked into"):
                     source.make(ticket)
+
+
+# --- weights ---
+
+
+def test_samples_come_as_often_as_they_weigh_and_who_weighs_nothing_never(tmp_path: Path, place: Place) -> None:
+    """In every epoch, in windows of two shards that are others each time; resumed anywhere."""
+    data = write(tmp_path / "data", 4)
+    wanted = {key: number % 4 * 0.5 for number, key in enumerate(sorted(by_library(data)))}
+    weights = tmp_path / "weights.jsonl"
+    weights.write_text("".join(json.dumps({"key": key, "weight": own}) + "\n" for key, own in wanted.items()))
+    component = settings(tmp_path, data, window=2, weights_file=str(weights))
+    check_source(component, count=20)
+    with built(component, place) as source:
+        tickets = source.plan(4 * 15)
+        found = Counter(source.called(ticket) for ticket in tickets)
+        assert found == {key: 4 * own for key, own in wanted.items() if own}
+        assert len(set(tickets)) == len(tickets), "each turn has a crop of its own"
+        for ticket in tickets[:5]:
+            made = drawing.made(source, source.other(ticket, 1))
+            assert wanted[made.item.key], "none of weight 0 stands in"
+    weights.write_text(weights.read_text().replace("1.5", "0"))
+    with built(component, place) as other, pytest.raises(QiError, match="weights changed since the checkpoint"):
+        other.load_state_dict(source.state_dict())
+    weights.write_text("".join(json.dumps({"key": key, "weight": 0}) + "\n" for key in wanted))
+    with built(component, place) as source, pytest.raises(QiError, match="all samples of all shards weigh 0"):
+        source.plan(1)

@@ -14,6 +14,7 @@ VERBS = {
     "filter": "qi_registry.verbs.data.filter:Filter",
     "lint": "qi_registry.verbs.data.lint:Lint",
     "report": "qi_registry.verbs.data.report:Report",
+    "resample": "qi_registry.verbs.data.resample:Resample",
 }
 """Name -> module:class, a ``qi_core.command.Command`` of its own; it imports what it needs in ``run``."""
 
