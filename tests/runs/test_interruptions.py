@@ -16,14 +16,15 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from qi_core import loop
-from support.small_run import RECIPE, environment, here, losses, qi, start, steps, wait_for_step, write_recipe
+from support.crew import Crew, until_step
+from support.small_run import RECIPE, environment, here, losses, steps, wait_for_step, write_recipe
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unbroken(crew: Crew, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("unbroken")
-    qi("run", write_recipe(folder), "--folder", folder / "run")
+    crew.qi("run", write_recipe(folder), "--folder", folder / "run")
     return folder / "run"
 
 
@@ -34,16 +35,16 @@ def weights(folder: Path, name: str) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_kill_9_ten_times_over(unbroken: Path, tmp_path: Path) -> None:
+def test_kill_9_ten_times_over(crew: Crew, unbroken: Path, tmp_path: Path) -> None:
     recipe, folder = write_recipe(tmp_path), tmp_path / "run"
     chance = random.Random(5)
     for step in sorted(chance.sample(range(2, 58), 10)):
-        process = start("run", recipe, "--folder", folder)
+        process = crew.start("run", recipe, "--folder", folder)
         wait_for_step(process, folder, step)
         time.sleep(chance.random() * 0.02)  # anywhere in the steps and saves that follow
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    qi("run", recipe, "--folder", folder)
+        process.kill()
+        process.wait()
+    crew.qi("run", recipe, "--folder", folder)
     assert losses(folder) == losses(unbroken)
     for name in ("model", "ema", "optimizer"):
         assert weights(folder, name) == weights(unbroken, name)
@@ -51,18 +52,17 @@ def test_kill_9_ten_times_over(unbroken: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_step_saves_and_stops(
-    unbroken: Path, tmp_path: Path, sent: signal.Signals, code: int
+    crew: Crew, unbroken: Path, tmp_path: Path, sent: signal.Signals, code: int
 ) -> None:
     recipe, folder = write_recipe(tmp_path), tmp_path / "run"
-    process = start("run", recipe, "--folder", folder)
-    wait_for_step(process, folder, 10)
-    process.send_signal(sent)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == code, err
+    process = crew.start("run", recipe, "--folder", folder)
+    until_step(process, folder, 10)
+    process.kill(sent)
+    assert process.wait() == code, process.lines
     done = int(str(steps(folder)[-1]["step"]))
     assert (folder / "checkpoints" / f"step-{done:08d}").is_dir(), "what was done is saved"
     assert done < 60
-    qi("run", folder)  # the folder of a run is enough to go on
+    crew.qi("run", folder)  # the folder of a run is enough to go on
     assert losses(folder) == losses(unbroken)
 
 
@@ -75,66 +75,66 @@ def test_who_is_told_to_stop_saves_and_draws_nothing_first(tmp_path: Path, monke
     assert [path.name for path in (tmp_path / "run" / "pictures").iterdir()] == ["preview-0000001.png"]
 
 
-def test_a_half_written_checkpoint_is_never_taken(unbroken: Path, tmp_path: Path) -> None:
+def test_a_half_written_checkpoint_is_never_taken(crew: Crew, unbroken: Path, tmp_path: Path) -> None:
     recipe, folder = write_recipe(tmp_path), tmp_path / "run"
-    qi("run", recipe, "--folder", folder, "--set", "train.steps=21")
+    crew.qi("run", recipe, "--folder", folder, "--set", "train.steps=21")
     newest = folder / "checkpoints" / "step-00000021"
     (newest / "checkpoint.json").unlink()  # as a power cut might leave it
-    out = qi("run", recipe, "--folder", folder)
+    out = crew.qi("run", recipe, "--folder", folder)
     assert steps(folder)[21]["step"] == 15, out
     assert losses(folder) == losses(unbroken)
 
 
-def test_a_damaged_checkpoint_is_told_by_name(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_told_by_name(crew: Crew, tmp_path: Path) -> None:
     recipe, folder = write_recipe(tmp_path), tmp_path / "run"
-    qi("run", recipe, "--folder", folder, "--set", "train.steps=14")
+    crew.qi("run", recipe, "--folder", folder, "--set", "train.steps=14")
     file = folder / "checkpoints" / "step-00000014" / "model" / "model.safetensors"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    told = qi("run", recipe, "--folder", folder, code=2)
+    told = crew.qi("run", recipe, "--folder", folder, code=2)
     assert "model.safetensors" in told
     assert len(told.strip().splitlines()) == 1
 
 
-def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_architecture_is_refused(crew: Crew, tmp_path: Path) -> None:
     recipe, folder = write_recipe(tmp_path), tmp_path / "run"
-    qi("run", recipe, "--folder", folder, "--set", "train.steps=7")
-    told = qi("run", recipe, "--folder", folder, "--set", "denoiser.layers=3", code=2)
+    crew.qi("run", recipe, "--folder", folder, "--set", "train.steps=7")
+    told = crew.qi("run", recipe, "--folder", folder, "--set", "denoiser.layers=3", code=2)
     assert "denoiser.layers: 2 -> 3" in told
     assert "--fresh" in told
-    told = qi("run", recipe, "--folder", tmp_path / "next", "--set", f"init={folder}", "--set", "denoiser.heads=4",
+    told = crew.qi("run", recipe, "--folder", tmp_path / "next", "--set", f"init={folder}", "--set", "denoiser.heads=4",
               "--set", "denoiser.head_dim=16", code=2)  # fmt: skip
     assert "misshapen" in told
 
 
-def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
+def test_two_runs_never_share_a_folder(crew: Crew, tmp_path: Path) -> None:
     recipe, folder = write_recipe(tmp_path), tmp_path / "run"
-    process = start("run", recipe, "--folder", folder, "--set", "train.steps=100000")
-    wait_for_step(process, folder, 1)
-    told = qi("run", recipe, "--folder", folder, code=2)
+    process = crew.start("run", recipe, "--folder", folder, "--set", "train.steps=100000")
+    until_step(process, folder, 1)
+    told = crew.qi("run", recipe, "--folder", folder, code=2)
     process.kill()
-    process.communicate()
+    assert process.wait() == -signal.SIGKILL
     assert "already going on" in told
 
 
-def test_a_later_stage_starts_from_the_averaged_weights(unbroken: Path, tmp_path: Path) -> None:
+def test_a_later_stage_starts_from_the_averaged_weights(crew: Crew, unbroken: Path, tmp_path: Path) -> None:
     folder = tmp_path / "next"
-    qi("run", write_recipe(tmp_path), "--folder", folder, "--set", f"init={unbroken}", "--set", "train.steps=1",
+    crew.qi("run", write_recipe(tmp_path), "--folder", folder, "--set", f"init={unbroken}", "--set", "train.steps=1",
        "--set", "optimizer.lr=1e-30")  # fmt: skip
     assert weights(folder, "model") == weights(unbroken, "ema")
 
 
-def test_fresh_sets_the_old_run_aside(tmp_path: Path) -> None:
+def test_fresh_sets_the_old_run_aside(crew: Crew, tmp_path: Path) -> None:
     recipe, folder = write_recipe(tmp_path), tmp_path / "run"
     for words in ((), ("--fresh",)):
-        qi("run", recipe, "--folder", folder, "--set", "train.steps=3", *words)
+        crew.qi("run", recipe, "--folder", folder, "--set", "train.steps=3", *words)
     assert losses(tmp_path / "run.1") == losses(folder)
 
 
-def test_a_full_disk_in_the_middle_of_a_save_loses_nothing(unbroken: Path, tmp_path: Path) -> None:
+def test_a_full_disk_in_the_middle_of_a_save_loses_nothing(crew: Crew, unbroken: Path, tmp_path: Path) -> None:
     recipe, folder = write_recipe(tmp_path), tmp_path / "run"
-    qi("run", recipe, "--folder", folder, "--set", "train.steps=14")
+    crew.qi("run", recipe, "--folder", folder, "--set", "train.steps=14")
     before = sorted(path.name for path in (folder / "checkpoints").iterdir())
     # A file may not grow beyond 40 kB: the log still fits, the weights don't.
     limited = f"ulimit -f 40; exec {sys.executable} -m qi_registry.cli run {recipe} --folder {folder}"
@@ -143,7 +143,7 @@ def test_a_full_disk_in_the_middle_of_a_save_loses_nothing(unbroken: Path, tmp_p
     assert len(process.stderr.strip().splitlines()) == 1, process.stderr
     assert "was not saved" in process.stderr
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == before, "nothing half-written stays"
-    qi("run", recipe, "--folder", folder)
+    crew.qi("run", recipe, "--folder", folder)
     assert losses(folder) == losses(unbroken)
 
 
@@ -180,16 +180,15 @@ def write_curriculum(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_kill_9_in_a_curriculum_with_files_micro_batches_and_previews(tmp_path: Path) -> None:
+def test_kill_9_in_a_curriculum_with_files_micro_batches_and_previews(crew: Crew, tmp_path: Path) -> None:
     recipe, folder, unbroken = write_curriculum(tmp_path), tmp_path / "run", tmp_path / "unbroken"
-    qi("run", recipe, "--folder", unbroken)
+    crew.qi("run", recipe, "--folder", unbroken)
     for step in (16, 29, 47):  # about where the second stage begins, and in different epochs of the files
-        process = start("run", recipe, "--folder", folder)
-        wait_for_step(process, folder, step)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL, "it was killed, and had not ended by itself"
-    qi("run", recipe, "--folder", folder)
+        process = crew.start("run", recipe, "--folder", folder)
+        until_step(process, folder, step)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, "it was killed, and had not ended by itself"
+    crew.qi("run", recipe, "--folder", folder)
     assert losses(folder) == losses(unbroken)
     assert len(losses(folder)) == 60
     for name in ("model", "ema", "optimizer"):

@@ -25,12 +25,6 @@ FSDP = RECIPE.replace('name = "single"', 'name = "fsdp"').replace("steps = 60", 
 
 
 @pytest.fixture(scope="module")
-def crew(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crew]:
-    with Crew(tmp_path_factory.mktemp("crew")) as crew:
-        yield crew
-
-
-@pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_recipe(tmp_path_factory.mktemp("recipe"), FSDP.replace("save_every = 7", "save_every = 2"))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,12 +14,6 @@ from support.small_run import RECIPE, losses, write_recipe
 
 FSDP = RECIPE.replace('name = "single"', 'name = "fsdp"').replace("steps = 60", "steps = 30")
 LONG = ("--set", "train.steps=100000")
-
-
-@pytest.fixture(scope="module")
-def crew(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crew]:
-    with Crew(tmp_path_factory.mktemp("crew")) as crew:
-        yield crew
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import re
 import signal
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
+from support.crew import Crew, until_step
 from support.rl_plugin import install
-from support.small_run import RECIPE, losses, qi, start, steps, wait_for_step, write_recipe
+from support.small_run import RECIPE, losses, steps, write_recipe
 
 ROLLOUTS = """[source]
 name = "rollouts"
@@ -57,9 +59,13 @@ def recipe(folder: Path, source: str = ROLLOUTS, objective: str = 'objective = "
     return write_recipe(folder, before + after + source)
 
 
-@pytest.fixture
-def plugin(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", install(tmp_path_factory.mktemp("plugin")))
+@pytest.fixture(scope="module")
+def crew(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crew]:
+    """Who know the plugin too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", install(tmp_path_factory.mktemp("plugin")))
+        with Crew(tmp_path_factory.mktemp("crew")) as crew:
+            yield crew
 
 
 def evaluated(folder: Path) -> dict[int, dict[str, float]]:
@@ -87,19 +93,17 @@ def weights(folder: Path, step: int) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("plugin")
-def test_kill_9_in_rollouts_and_updates(tmp_path: Path) -> None:
+def test_kill_9_in_rollouts_and_updates(crew: Crew, tmp_path: Path) -> None:
     path = recipe(tmp_path, ROLLOUTS.replace("wandering", "exact-sde"), GRPO)
     folder, unbroken = tmp_path / "run", tmp_path / "unbroken"
-    qi("run", path, "--folder", unbroken)
+    crew.qi("run", path, "--folder", unbroken)
     # After a rollout's last update the next one is being drawn; else an update is going on. Checkpoints fall between.
     for step in (2, UPDATES, UPDATES + 5, 2 * UPDATES):
-        process = start("run", path, "--folder", folder)
-        wait_for_step(process, folder, step)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL, "it was killed, and had not ended by itself"
-    qi("run", path, "--folder", folder)
+        process = crew.start("run", path, "--folder", folder)
+        until_step(process, folder, step)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, "it was killed, and had not ended by itself"
+    crew.qi("run", path, "--folder", folder)
     assert len(losses(folder)) == 24
     assert losses(folder) == losses(unbroken)
     assert weights(folder, 24) == weights(unbroken, 24)
@@ -109,11 +113,10 @@ def test_kill_9_in_rollouts_and_updates(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("plugin")
-def test_all_rewards_equal_moves_nothing(tmp_path: Path) -> None:
+def test_all_rewards_equal_moves_nothing(crew: Crew, tmp_path: Path) -> None:
     equal = ROLLOUTS.replace('reward = "shine"', 'reward = { name = "shine", same = true }')
     folder = tmp_path / "run"
-    told = qi("run", recipe(tmp_path, equal), "--folder", folder, "--set", "train.steps=9",
+    told = crew.qi("run", recipe(tmp_path, equal), "--folder", folder, "--set", "train.steps=9",
               "--set", "optimizer.weight_decay=0.1")  # fmt: skip
     assert weights(folder, 9) == weights(folder, 3)
     assert set(losses(folder).values()) == {0.0}
@@ -125,27 +128,25 @@ def test_all_rewards_equal_moves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("plugin")
-def test_what_was_drawn_is_judged_by_the_weights_that_drew_it(tmp_path: Path) -> None:
+def test_what_was_drawn_is_judged_by_the_weights_that_drew_it(crew: Crew, tmp_path: Path) -> None:
     """The replayed log-probability of a rollout's first update is the recorded one; later ones have drifted."""
     folder = tmp_path / "run"
     path = recipe(tmp_path, ROLLOUTS.replace("guidance = { scale = 2.0 }", ""))
-    qi("run", path, "--folder", folder, "--set", "train.steps=16", "--set", "optimizer.lr=1e-2")
+    crew.qi("run", path, "--folder", folder, "--set", "train.steps=16", "--set", "optimizer.lr=1e-2")
     drift = [float(record["parts"]["drift"]) for record in steps(folder)]  # type: ignore[index]
     assert max(drift[0], drift[UPDATES]) < 1e-5
     assert min(drift[3:UPDATES]) > 1e-3
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("plugin")
-def test_other_ranks_go_on_in_the_middle_of_a_rollout(tmp_path: Path) -> None:
+def test_other_ranks_go_on_in_the_middle_of_a_rollout(crew: Crew, tmp_path: Path) -> None:
     """With pictures that one process drew two learn on, and then draw the next ones themselves."""
     path = recipe(tmp_path, ROLLOUTS.replace("wandering", "exact-sde"), GRPO)
     folder, unbroken = tmp_path / "run", tmp_path / "unbroken"
-    qi("run", path, "--folder", unbroken, "--set", "train.steps=10")
-    qi("run", path, "--folder", folder, "--set", "train.steps=3")
+    crew.qi("run", path, "--folder", unbroken, "--set", "train.steps=10")
+    crew.qi("run", path, "--folder", folder, "--set", "train.steps=3")
     fsdp = ("--set", "parallel.name=fsdp", "--set", "parallel.device=cpu", "--nproc", "2")
-    qi("run", folder, *fsdp, "--set", "train.steps=10")
+    crew.qi("run", folder, *fsdp, "--set", "train.steps=10")
     assert losses(folder) == pytest.approx(losses(unbroken), rel=1e-5, abs=1e-6)
     assert evaluated(folder)[6] == evaluated(unbroken)[6]
     drawn, wanted = (

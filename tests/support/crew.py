@@ -93,6 +93,14 @@ class Crew:
         self._members.append(member)
         return member
 
+    def qi(self, *words: str | Path, code: int = 0) -> str:
+        """``qi`` run to its end; what it said. The exit code must be ``code``; a traceback is never right."""
+        member = self.start(*words)
+        ended, said = member.wait(300), member.said.read_text(errors="replace")
+        assert ended == code, f"exit {ended}\n{said}"
+        assert "Traceback" not in said, said
+        return said
+
     def ranks(self, *words: str | Path, own: Sequence[Sequence[str | Path]] = ((), ()), **env: str) -> list[Member]:
         """One a member of ``own``, which are words of its own, as srun or a person would start them."""
         place = {"WORLD_SIZE": str(len(own)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), **env}
@@ -114,7 +122,7 @@ def children(pid: int) -> dict[int, int]:
 
 def until_step(member: Member, folder: Path, step: int) -> None:
     """Until the run's log says that so many steps are done."""
-    wait_for_step(member, folder, step)  # type: ignore[arg-type]
+    wait_for_step(member, folder, step)
     assert member.poll() is None, member.said.read_text()
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Protocol
 
 RECIPE = """
 conditioner = "characters"
@@ -84,7 +85,15 @@ def here(*words: str | Path, code: int = 0) -> None:
     assert main([str(word) for word in words]) == code
 
 
-def wait_for_step(process: subprocess.Popen[str], folder: Path, step: int) -> None:
+class Started(Protocol):
+    """A process."""
+
+    def poll(self) -> int | None:
+        """Exit code, or None while it runs."""
+        ...
+
+
+def wait_for_step(process: Started, folder: Path, step: int) -> None:
     """Until the log says that so many steps are done, or the run has ended."""
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
