@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from attrs import frozen
 
@@ -29,17 +29,23 @@ class Made:
     lost: tuple[Lost, ...] = ()
 
 
+Before: TypeAlias = Callable[[str], None]
+"""Is told the key of each sample before it is made. Raises Unusable where it must not be."""
+
+
 class Rejected(Unusable):
     """It is not wanted, or does not fit: nothing is broken, and many may be so."""
 
 
-def made(source: Planned, ticket: Ticket) -> Made:
-    """The sample of a ticket, or who stands in for it: decided by the ticket alone. Raises QiError when nothing usable
-    is left."""
+def made(source: Planned, ticket: Ticket, before: Before | None = None) -> Made:
+    """The sample of a ticket, or who stands in for it: decided by the ticket, and by what ``before`` refuses. Raises
+    QiError when nothing usable is left."""
     lost: list[Lost] = []
     tried = ticket
     while True:
         try:
+            if before is not None:
+                before(source.called(tried))
             return Made(item=source.make(tried), lost=tuple(lost))
         except Unusable as error:
             name, rejected = source.called(tried), isinstance(error, Rejected)
@@ -53,11 +59,16 @@ def made(source: Planned, ticket: Ticket) -> Made:
         tried = source.other(ticket, len(lost))
 
 
-def all_made(source: Planned, tickets: Sequence[Ticket], pool: ThreadPoolExecutor | None = None) -> list[Made]:
+def all_made(
+    source: Planned,
+    tickets: Sequence[Ticket],
+    pool: ThreadPoolExecutor | None = None,
+    before: Before | None = None,
+) -> list[Made]:
     """One a ticket, in order, made side by side in the pool's threads."""
     if pool is None:
-        return [made(source, ticket) for ticket in tickets]
-    return list(pool.map(partial(made, source), tickets))
+        return [made(source, ticket, before) for ticket in tickets]
+    return list(pool.map(partial(made, source, before=before), tickets))
 
 
 class Passed:

@@ -9,6 +9,16 @@ from qi_core.source import Ticket
 
 
 @frozen(kw_only=True)
+class Avoided:
+    """A sample that ends whoever makes it: another takes its place, as of one that can't be read."""
+
+    key: str
+    """As its source calls it: in later epochs too."""
+    reason: str
+    detail: str
+
+
+@frozen(kw_only=True)
 class Order:
     """A portion of one step's batch. Who carries it out needs nothing else, and gives the same answer every time."""
 
@@ -24,6 +34,9 @@ class Order:
     made_of: tuple[tuple[str, str], ...] = ()
     """What the trainer's source is made of (see ``qi_core.source.OfFiles``); whoever's is made of other files
     refuses."""
+    avoid: tuple[Avoided, ...] = ()
+    """Samples that are not made, wherever they would come. Who keeps the processes that make samples finds out which; a
+    trainer names none."""
 
 
 @frozen(kw_only=True)

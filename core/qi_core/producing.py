@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, runtime_checkable
 
 import torch
@@ -11,7 +12,7 @@ from attrs import evolve, field, frozen
 
 from qi_core.data import Batch
 from qi_core.dice import Dice
-from qi_core.drawing import Made, all_made, made
+from qi_core.drawing import Before, Made, all_made, made
 from qi_core.errors import QiError
 from qi_core.material import refuse_others
 from qi_core.pixels import Unusable
@@ -93,17 +94,31 @@ class Maker:
         """Samples as the source gives them; those that are remembered without their pixels. Raises QiError where the
         order is of a source that is made of other files."""
         refuse_others(order.made_of, self.source)
-        found = self._found(order.tickets)
+        found = self._found(order.tickets, refusing(order))
         batch = self.source.gives(items=tuple(one.item for one in found), slots=order.slots)
         return Portion(batch=batch, lost=tuple(lost for one in found for lost in one.lost))
 
-    def _found(self, tickets: Sequence[Ticket]) -> list[Made]:
+    def one_by_one(self, order: Order, places: Sequence[int], tell: Callable[[int, str], None]) -> None:
+        """Make the samples at these places of an order and give none: to see which of them ends this process. ``tell``
+        hears place and key before each is made, those that stand in for another too."""
+        refuse = refusing(order)
+
+        def before(place: int, key: str) -> None:
+            if refuse is not None:
+                refuse(key)
+            tell(place, key)
+
+        for place in places:
+            made(self.source, order.tickets[place], partial(before, place))
+
+    def _found(self, tickets: Sequence[Ticket], refuse: Before | None) -> list[Made]:
         source, memory = self.source, self.memory
         if memory is None or not isinstance(source, Named):
-            return all_made(source, tickets, self.pool)
+            return all_made(source, tickets, self.pool, refuse)
         names = [source.named(ticket) for ticket in tickets]
         known = [None if sample is None else Made(item=sample) for sample in memory.recall(names)]
-        rest = iter(all_made(source, [t for t, k in zip(tickets, known, strict=True) if k is None], self.pool))
+        unknown = [t for t, k in zip(tickets, known, strict=True) if k is None]
+        rest = iter(all_made(source, unknown, self.pool, refuse))
         found: list[Made] = []
         for name, one in zip(names, known, strict=True):
             fresh = next(rest) if one is None else one
@@ -133,7 +148,7 @@ class Maker:
                         f"are not finite, the last {lost[-1].key}; look at the autoencoder's and the conditioner's "
                         "weights and precision"
                     )
-                stands_in = made(self.source, self.source.other(ticket, tries[i]))
+                stands_in = made(self.source, self.source.other(ticket, tries[i]), refusing(order))
                 lost += stands_in.lost
                 raw = evolve(raw, items=(*raw.items[:i], stands_in.item, *raw.items[i + 1 :]))
             batch = self._encode(raw, dice)
@@ -154,6 +169,17 @@ class Maker:
                 return self.objective.encode(batch, self.encoders, dice)
         except Unusable:
             return None
+
+
+def refusing(order: Order) -> Before | None:
+    """Raises Unusable for what the order says is to be avoided. None: it says nothing, and no key need be looked up."""
+    avoid = {each.key: each for each in order.avoid}
+
+    def refuse(key: str) -> None:
+        if key in avoid:
+            raise Unusable(avoid[key].reason, avoid[key].detail)
+
+    return refuse if avoid else None
 
 
 def joined(batches: Sequence[Batch]) -> Batch:

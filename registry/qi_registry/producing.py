@@ -18,6 +18,7 @@ from qi_registry.recipe import Recipe, to_table, to_toml
 if TYPE_CHECKING:
     from qi_core.encoder import Encoders
     from qi_core.parallel import Strategy
+    from qi_core.plane.child import Try
     from qi_core.portions import Order, Portion
     from qi_core.producing import Maker
 
@@ -71,6 +72,18 @@ class Bench:
         self._works.append(work)
         return work
 
+    def trial(self, text: bytes) -> Try:
+        """What tries samples: the same source and filters, and no encoders, but for the autoencoder's scale. Raises
+        QiError where something isn't there."""
+        from qi_core.producing import Maker
+        from qi_registry.assemble import place_of
+
+        recipe = _read(text.decode())
+        place = place_of(recipe, self._folder, self._strategy(recipe))
+        place = evolve(place, multiple=recipe.autoencoder.build(place).scale)
+        live: Any = specs.source(recipe, place)  # it plans: orders came of it
+        return Maker(source=live, seed=recipe.train.seed).one_by_one
+
     def close(self) -> None:
         """Put away what is at hand."""
         with ExitStack() as stack:  # one that fails to close keeps none of the others open
@@ -79,7 +92,7 @@ class Bench:
                 stack.callback(work.close)
 
     def _encoders(self, recipe: Recipe) -> Loaded:
-        from qi_registry.assemble import alone, encoders_of, place_of
+        from qi_registry.assemble import encoders_of, place_of
 
         table = to_table(recipe)
         parts = [table.get(section) for section in ("autoencoder", "conditioner", "parallel")]
@@ -88,11 +101,17 @@ class Bench:
             if each.told == told:
                 return each
         self._clear()
-        parallel: Any = alone(recipe.parallel)
-        strategy = (evolve(parallel, device=self._device) if self._device else parallel).build()
+        strategy = self._strategy(recipe)
         encoders = encoders_of(recipe, place_of(recipe, self._folder, strategy))
         self._loaded.append(Loaded(told, encoders, strategy))
         return self._loaded[-1]
+
+    def _strategy(self, recipe: Recipe) -> Strategy:
+        from qi_registry.assemble import alone
+
+        parallel: Any = alone(recipe.parallel)
+        strategy: Strategy = (evolve(parallel, device=self._device) if self._device else parallel).build()
+        return strategy
 
     def _let_go(self, work: Work, loaded: Loaded) -> None:
         self._works.remove(work)
@@ -130,7 +149,7 @@ def main() -> None:
 
     skipped.quiet()  # the trainer finds the same, and lists it
     bench = Bench(Path(sys.argv[1]), sys.argv[2])
-    child.work(bench, bench.close)
+    child.work(bench, bench.close, bench.trial)
 
 
 if __name__ == "__main__":

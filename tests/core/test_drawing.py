@@ -7,10 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from attrs import evolve
 
-from qi_core import QiError, Sample
+from qi_core import QiError, Sample, Samples
 from qi_core.drawing import Passed, Rejected, all_made, drawn, made
 from qi_core.pixels import Unusable
+from qi_core.portions import Avoided, Order
+from qi_core.producing import Maker
 from support.numbered import Numbered
 
 IMAGE = torch.zeros(3, 8, 8, dtype=torch.uint8)
@@ -62,6 +65,20 @@ def test_what_is_passed_over_is_counted_and_told_once() -> None:
         source.load_state_dict({"n": 0})
     assert passed.counts == {"cannot be decoded": 2, "too pale": 1}
     assert told == [("1", *TORN.args), ("4", *TORN.args), ("5", *PALE.args)]
+
+
+def test_what_an_order_avoids_is_passed_over_as_if_it_could_not_be_used() -> None:
+    """Those that would stand in for another too."""
+    avoid = tuple(Avoided(key=key, reason=TORN.reason, detail=TORN.detail) for key in ("7", "2007"))
+    order = Order(spec="s", step=0, number=0, tickets=((7,), (8,)), slots=(0, 1), avoid=avoid)
+    portion = Maker(source=Lossy({1007: PALE}), seed=0).make(order)
+    same = Maker(source=Lossy({7: TORN, 1007: PALE, 2007: TORN}), seed=0).make(evolve(order, avoid=()))
+    assert isinstance(portion.batch, Samples)
+    assert [item.key for item in portion.batch] == ["3007", "8"]
+    assert portion.lost == same.lost
+    tried: list[tuple[int, str]] = []
+    Maker(source=Lossy({1007: PALE}), seed=0).one_by_one(order, (1, 0), lambda place, key: tried.append((place, key)))
+    assert tried == [(1, "8"), (0, "1007"), (0, "3007")]
 
 
 @pytest.mark.parametrize(("error", "hint"), [(TORN, "check that the data is still there"), (PALE, "ask less of them")])

@@ -9,6 +9,7 @@ are written into a file without a name, whose descriptor is handed over.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import select
 import signal
@@ -17,23 +18,27 @@ import sys
 import threading
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Literal, TypeAlias
 
 import msgspec
+from attrs import evolve
 from msgspec import Struct
 
 from qi_core.errors import QiError
 from qi_core.place import Closing
+from qi_core.plane import wire
 from qi_core.plane.body import Spool
-from qi_core.portions import Order, Portion
+from qi_core.portions import Avoided, Order, Portion
 
 Make: TypeAlias = Callable[[Order], Portion]
 """Carries out orders of one spec. Raises QiError where one can't be. One that is ``Closing`` is closed when its spec is
 an old one; at the end ``farewell`` is called alone."""
 Build: TypeAlias = Callable[[bytes], Make]
 """From a spec's definition. Raises QiError where this machine can't."""
+Try: TypeAlias = Callable[[Order, Sequence[int], Callable[[int, str], None]], None]
+"""Makes the samples at some places of an order one by one, gives none, and tells place and key before each."""
 
 CHANNEL = "QI_WORKER"
 """The environment variable with the descriptor of a worker's socket."""
@@ -53,8 +58,14 @@ class Task(Struct, frozen=True):
     """Given with the first task of a spec."""
     order: str = ""
     """``wire.Asked`` as JSON; none: get ready for the spec."""
+    avoid: tuple[Avoided, ...] = ()
+    """Of the order."""
+    singly: tuple[int, ...] = ()
+    """Only try the order's samples at these places, one by one."""
     deadline: float = 0.0
     """Seconds; by twice that the worker ends itself, should nobody be left to do it."""
+    each: float = 0.0
+    """The same, for each sample that is tried."""
     free: tuple[int, ...] = ()
     """Files that are no longer read."""
 
@@ -62,11 +73,12 @@ class Task(Struct, frozen=True):
 class Reply(Struct, frozen=True):
     """From a worker."""
 
-    kind: Literal["ready", "built", "done", "refused", "memory"]
-    """Started; ready for the spec; made; can't be, and why; no memory was left."""
+    kind: Literal["ready", "built", "done", "refused", "memory", "trying", "tried"]
+    """Started; ready for the spec; made; can't be, and why; no memory was left. Singly: the next one; all."""
     text: str = ""
+    """Why; or the key of the next one."""
     number: int = 0
-    """Of its file."""
+    """Of its file; or the place of the next one."""
     size: int = 0
     crc: int = 0
     gone: tuple[int, ...] = ()
@@ -102,22 +114,41 @@ def _exactly(channel: socket.socket, size: int) -> bytes:
     return bytes(found)
 
 
-def work(build: Build, farewell: Callable[[], None] = lambda: None) -> None:
+def work(
+    build: Build,
+    farewell: Callable[[], None] = lambda: None,
+    trial: Callable[[bytes], Try] | None = None,
+) -> None:
     """The main function of a worker's program: carry out orders until the pool hangs up. ``farewell`` is called then,
-    from another thread, and has ``FAREWELL`` seconds."""
-    from qi_core import packing
-    from qi_core.plane import wire
-
+    from another thread, and has ``FAREWELL`` seconds. ``trial`` builds what tries samples, from a spec's definition."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the pool ends its workers
     channel = socket.socket(fileno=int(os.environ.pop(CHANNEL)))
     channel.set_inheritable(False)
+    faulthandler.enable()  # a decoder that crashes is told by name
     ending = threading.Thread(target=_end_with, args=(channel, farewell), daemon=True)
     ending.start()
     with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("1000")  # where the machine runs out of memory, a worker goes and not the trainer
     spool, makers = Spool(), OrderedDict[str, Make]()
 
+    def limit(seconds: float) -> None:
+        # No handler: the system itself ends a process that hangs with the interpreter locked.
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    def tried(task: Task) -> Reply:
+        if trial is None:
+            raise QiError("samples can't be tried here")
+
+        def tell(place: int, key: str) -> None:
+            limit(2 * task.each)
+            send(channel, Reply(kind="trying", number=place, text=key))
+
+        trial(task.definition.encode())(_ordered(task), task.singly, tell)
+        return Reply(kind="tried")
+
     def carried_out(task: Task) -> tuple[Reply, int | None]:
+        if task.singly:
+            return tried(task), None
         if task.spec not in makers:
             makers[task.spec] = build(task.definition.encode())
         makers.move_to_end(task.spec)
@@ -127,7 +158,9 @@ def work(build: Build, farewell: Callable[[], None] = lambda: None) -> None:
                 old.close()
         if not task.order:
             return Reply(kind="built"), None
-        portion = makers[task.spec](wire.order_of(task.order.encode()))
+        portion = makers[task.spec](_ordered(task))
+        from qi_core import packing  # torch: who only tries samples may do without
+
         made = spool.write(packing.body(packing.pack(portion)))
         return Reply(kind="done", number=made.number, size=made.size, crc=made.crc, gone=spool.gone()), made.fd
 
@@ -137,8 +170,7 @@ def work(build: Build, farewell: Callable[[], None] = lambda: None) -> None:
             task = msgspec.json.decode(receive(channel)[0], type=Task)
             for number in task.free:
                 spool.free(number)
-            # No handler: the system itself ends a process that hangs with the interpreter locked.
-            signal.setitimer(signal.ITIMER_REAL, 2 * task.deadline)
+            limit(2 * task.deadline)
             try:
                 reply, fd = carried_out(task)
             except QiError as error:
@@ -149,12 +181,17 @@ def work(build: Build, farewell: Callable[[], None] = lambda: None) -> None:
             except Exception as error:
                 traceback.print_exc()
                 reply, fd = Reply(kind="refused", text=f"the producer failed ({type(error).__name__}: {error})"), None
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            limit(0)
             send(channel, reply, fd)
             if reply.kind == "memory":
                 return  # what is left of it is not to be trusted
     sys.stdout.flush()
     ending.join(FAREWELL)
+
+
+def _ordered(task: Task) -> Order:
+    """The order of a task."""
+    return evolve(wire.order_of(task.order.encode()), avoid=task.avoid)
 
 
 def _end_with(channel: socket.socket, farewell: Callable[[], None]) -> None:

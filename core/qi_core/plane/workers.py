@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import os
-import queue
-import select
-import socket
-import subprocess
 import sys
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from typing import Any, Protocol, runtime_checkable
 
-import msgspec
-from attrs import define, field, frozen, validators
+from attrs import define, field
 
 from qi_core.errors import QiError
 from qi_core.plane import wire
-from qi_core.plane.body import Body, Maps, Spool
-from qi_core.plane.child import CHANNEL, FAREWELL, Build, Make, Reply, Task, receive, send
-from qi_core.portions import Order
+from qi_core.plane.body import Body, Spool
+from qi_core.plane.child import FAREWELL, Build, Make, Task
+from qi_core.plane.orders import KNOWN
+from qi_core.plane.process import NOT_READY, TOO_LONG, TOO_SLOW, Care, Died, Worker
+from qi_core.plane.trial import Trial
+from qi_core.portions import Avoided, Order
 
 TRIES = 3
 """Workers that one order may cost."""
 STOPPED = "the producer is being stopped"
-TICK = 0.05
-"""Seconds between two looks at how large a worker is."""
-_PAGE = os.sysconf("SC_PAGE_SIZE")
+SUSPECT = 2
+"""Workers that an order has cost, after which its samples are tried one by one. One that hangs is not killed by chance:
+there, the first is enough."""
+KEPT = 1024
+"""Samples of one spec that are known to end workers; of more, the oldest are forgotten."""
 
 
 @runtime_checkable
@@ -58,22 +57,6 @@ class Makes(Protocol):
         ...
 
 
-@frozen(kw_only=True)
-class Care:
-    """How workers are kept."""
-
-    workers: int = field(default=2, validator=validators.gt(0))
-    """Processes."""
-    deadline: float = field(default=120.0, validator=validators.gt(0))
-    """Seconds in which an order must be done; who takes longer hangs, and is killed."""
-    start: float = field(default=900.0, validator=validators.gt(0))
-    """Seconds in which a worker must be ready: encoders are loaded."""
-    memory: int = field(default=0, validator=validators.ge(0))
-    """Bytes in memory at which a worker is killed; 0: no limit."""
-    address_space: int = field(default=0, validator=validators.ge(0))
-    """Bytes that a worker may reserve (RLIMIT_AS; not with CUDA, which reserves more than it uses); 0: no limit."""
-
-
 @define(eq=False)
 class _Job:
     order: Order | None
@@ -82,20 +65,20 @@ class _Job:
     definition: bytes
     done: Future[Any] = field(factory=Future)
     """A Body, or None."""
+    begun: bool = False
     cost: int = 0
-    """Workers so far."""
+    """Workers so far, since its samples were tried."""
+    innocent: str = ""
+    """What was found when its samples were tried one by one, if it was not that some of them end workers."""
 
     def wanted(self) -> bool:
         """Whether somebody still waits; from now on it can't be taken back."""
-        return bool(self.cost) or self.done.set_running_or_notify_cancel()
+        self.begun = self.begun or self.done.set_running_or_notify_cancel()
+        return self.begun
 
     def fail(self, error: Exception) -> None:
-        if self.cost or not self.done.cancelled():
+        if self.begun or not self.done.cancelled():
             self.done.set_exception(error)
-
-
-class _Died(Exception):
-    """A worker ended; the text says how."""
 
 
 class Workers:
@@ -106,8 +89,10 @@ class Workers:
         self._argv, self._care, self._env = tuple(argv), care, dict(os.environ if env is None else env)
         self._jobs, self._coming = deque[_Job](), threading.Condition()
         self._deaths = Counter[str]()
-        self._children: list[_Child | None] = [None] * care.workers
+        self._children: list[Worker | None] = [None] * care.workers
         self._newest: _Job | None = None
+        self._avoid: OrderedDict[str, tuple[Avoided, ...]] = OrderedDict()
+        """Samples that ended whoever made them, by spec: found once, and avoided for as long as the pool is there."""
         self._closed = False
         self._threads = [
             threading.Thread(target=self._tend, args=(number,), name=f"qi-worker-{number}", daemon=True)
@@ -171,7 +156,7 @@ class Workers:
             if self._closed:
                 job.fail(QiError(STOPPED))
                 return
-            if job.cost:
+            if job.begun:
                 self._jobs.appendleft(job)
             else:
                 self._jobs.append(job)
@@ -197,7 +182,7 @@ class Workers:
             child = self._start(number)
             if self._newest is not None:
                 self._build(child, self._newest)
-        except _Died as death:
+        except Died as death:
             self._bury(number, death)
         except QiError:
             pass  # who asks will be told
@@ -206,27 +191,62 @@ class Workers:
         try:
             child = self._children[number]
             if child is not None and not child.alive:  # it died of something else
-                self._bury(number, _Died(child.how()))
+                self._bury(number, Died(child.how()))
                 child = None
             child = child or self._start(number)
             self._build(child, job)
             job.done.set_result(self._make(child, job.order) if job.order else None)
-        except _Died as death:
+        except Died as death:
             self._bury(number, death)
-            job.cost += 1
-            if job.cost < TRIES:
-                self._put(job)
-            else:
-                job.fail(QiError(_poisoned(job, str(death))))
+            try:
+                self._again(number, job, death)
+            except Exception as error:
+                job.fail(error)
         except Exception as error:
             job.fail(error)
 
-    def _start(self, number: int) -> _Child:
-        child = self._children[number] = _Child(self._argv, self._env, self._care)
-        child.wait(self._care.start, "was not ready after")
+    def _again(self, number: int, job: _Job, death: Died) -> None:
+        """After a worker has ended in the middle of it. Raises QiError once that was too often."""
+        job.cost += 1
+        hung = death.reason == TOO_LONG
+        if job.order and not job.innocent and (hung or job.cost >= SUSPECT):
+            job.cost, job.innocent = 0, self._single_out(number, job, job.order, hung)
+        if job.cost == TRIES:
+            raise QiError(_poisoned(job, str(death)))
+        self._put(job)
+
+    def _single_out(self, number: int, job: _Job, order: Order, hung: bool) -> str:
+        """Find the samples of an order that end whoever makes them: from now on they are avoided. What was found
+        instead, if there are none. Raises QiError where it is more than a few samples."""
+        trial = Trial(order, job.definition, self._care, self._avoided(job.spec), hung)
+        while not trial.over and not self._closed:
+            try:
+                trial.go_on(lambda: self._start(number))
+                self._end(number)
+            except Died as death:
+                self._bury(number, death)
+        for each in trial.found:
+            told = f"{each.key!r} {each.reason} (a worker {each.detail}, twice); another takes its place"
+            print(told, file=sys.stderr, flush=True)
+        with self._coming:
+            known = {each.key: each for each in (*self._avoided(job.spec), *trial.found)}
+            self._avoid[job.spec] = tuple(known.values())[-KEPT:]
+            while len(self._avoid) > KNOWN:
+                self._avoid.popitem(last=False)
+        why = (
+            f"could not be tried alone ({trial.unfinished})" if trial.unfinished else "do not when they are made alone"
+        )
+        return "" if trial.found else why
+
+    def _avoided(self, spec: str) -> tuple[Avoided, ...]:
+        return self._avoid.get(spec, ())
+
+    def _start(self, number: int) -> Worker:
+        child = self._children[number] = Worker(self._argv, self._env, self._care)
+        child.wait(self._care.start, NOT_READY)
         return child
 
-    def _bury(self, number: int, death: _Died) -> None:
+    def _bury(self, number: int, death: Died) -> None:
         self._end(number)
         if not self._closed:
             self._deaths[str(death)] += 1
@@ -236,20 +256,21 @@ class Workers:
         if child is not None:
             child.end()
 
-    def _build(self, child: _Child, job: _Job) -> None:
+    def _build(self, child: Worker, job: _Job) -> None:
         if job.spec in child.built:
             return
         child.give(Task(spec=job.spec, definition=job.definition.decode(), deadline=self._care.start))
-        reply, _ = child.wait(self._care.start, "was not ready after")
+        reply, _ = child.wait(self._care.start, NOT_READY)
         if reply.kind == "refused":
             raise QiError(reply.text)
         child.remember(job.spec)
 
-    def _make(self, child: _Child, order: Order) -> Body:
+    def _make(self, child: Worker, order: Order) -> Body:
         text = wire.asked(order).decode()
         free = tuple(child.free.get_nowait() for _ in range(child.free.qsize()))
-        child.give(Task(spec=order.spec, order=text, deadline=self._care.deadline, free=free))
-        reply, fd = child.wait(self._care.deadline, "took longer than")
+        avoid = self._avoided(order.spec)
+        child.give(Task(spec=order.spec, order=text, avoid=avoid, deadline=self._care.deadline, free=free))
+        reply, fd = child.wait(self._care.deadline, TOO_SLOW)
         child.remember(order.spec)
         if reply.kind != "done" or fd is None:
             raise QiError(reply.text)
@@ -267,107 +288,10 @@ def _poisoned(job: _Job, last: str) -> str:
     tickets = ", ".join(str(list(ticket)) for ticket in job.order.tickets[:4])
     more = f" and {len(job.order.tickets) - 4} more" if len(job.order.tickets) > 4 else ""
     return (
-        f"portion {job.order.number} of step {job.order.step} ended {TRIES} workers in a row (the last {last}); one of "
-        f"its samples (tickets {tickets}{more}) is poison: take it out of the data, or give workers more memory or time"
+        f"portion {job.order.number} of step {job.order.step} ended {TRIES} workers in a row (the last {last}); its "
+        f"samples (tickets {tickets}{more}) {job.innocent}: see what the workers wrote; give them more memory or "
+        "time, or make data.portion smaller"
     )
-
-
-class _Child:
-    """A worker process and the pool's end of its socket."""
-
-    def __init__(self, argv: Sequence[str], env: Mapping[str, str], care: Care) -> None:
-        self._care = care
-        self.built: list[str] = []
-        """Specs that it keeps makers of, the one used last at the end."""
-        self.free: queue.SimpleQueue[int] = queue.SimpleQueue()
-        """Its files that nobody reads any more, to be told with the next order."""
-        self.maps = Maps()
-        ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                self.process = subprocess.Popen(
-                    [*argv],
-                    env={**env, CHANNEL: str(theirs.fileno())},
-                    stdin=subprocess.DEVNULL,
-                    stdout=2,  # the server's own tells where it listens, and may be read no further
-                    pass_fds=[theirs.fileno()],
-                )
-            except OSError as error:
-                ours.close()
-                raise _Died(f"could not be started: {error}") from error
-        self._channel, self._hung_up = ours, False
-        if care.address_space and sys.platform == "linux":
-            import resource
-
-            with suppress(ProcessLookupError):
-                resource.prlimit(self.process.pid, resource.RLIMIT_AS, (care.address_space, care.address_space))
-
-    def remember(self, spec: str) -> None:
-        """As the worker does (``child.SPECS``)."""
-        from qi_core.plane.child import SPECS
-
-        self.built = [*(each for each in self.built if each != spec), spec][-SPECS:]
-
-    def give(self, task: Task) -> None:
-        try:
-            send(self._channel, task)
-        except OSError as error:
-            raise _Died(self.how()) from error
-
-    def wait(self, seconds: float, late: str) -> tuple[Reply, int | None]:
-        """What it answers. Raises _Died, with the process dead, where it doesn't in time."""
-        until = time.monotonic() + seconds
-        poll = select.poll()
-        poll.register(self._channel, select.POLLIN)
-        while not poll.poll(1000 * (TICK if self._care.memory else seconds)):
-            if self._care.memory and self._size() > self._care.memory:
-                raise _Died(f"grew beyond {self._care.memory >> 20} MiB")
-            if time.monotonic() >= until:
-                raise _Died(f"{late} {seconds:g} s")
-        try:
-            text, fd = receive(self._channel)
-        except (EOFError, OSError) as error:
-            raise _Died(self.how()) from error
-        reply = msgspec.json.decode(text, type=Reply)
-        if reply.kind == "memory":
-            raise _Died("had no memory left")
-        return reply, fd
-
-    @property
-    def alive(self) -> bool:
-        return self.process.poll() is None
-
-    def hang_up(self) -> None:
-        """It is to end, and has a while to put away what it holds."""
-        self._hung_up = True
-        with suppress(OSError):
-            self._channel.shutdown(socket.SHUT_WR)
-
-    def end(self) -> None:
-        """Kill it, unless it is putting things away, and see it gone."""
-        if self._hung_up:
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(FAREWELL)
-        self.process.kill()
-        self.process.wait()
-        self._channel.close()
-
-    def how(self) -> str:
-        """It ended."""
-        code: Any = None
-        with suppress(subprocess.TimeoutExpired):
-            code = self.process.wait(1.0)
-        if code is None:
-            return "hung up"
-        return f"was killed by signal {-code}" if code < 0 else f"exited with {code}"
-
-    def _size(self) -> int:
-        """Bytes in memory; 0 where the system doesn't tell."""
-        try:
-            with open(f"/proc/{self.process.pid}/statm", encoding="ascii") as file:
-                return int(file.read().split()[1]) * _PAGE
-        except (OSError, IndexError):
-            return 0
 
 
 class Threads:

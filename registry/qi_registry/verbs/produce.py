@@ -94,8 +94,9 @@ async def _serve(args: Namespace, door: object, folder: Path, told: str) -> None
     import sys
 
     from qi_core.plane.orders import Caps, Orders, Specs
+    from qi_core.plane.process import Care
     from qi_core.plane.server import Door, serve, until_stopped
-    from qi_core.plane.workers import Care, Workers
+    from qi_core.plane.workers import Workers
     from qi_registry import producing
 
     assert isinstance(door, Door)

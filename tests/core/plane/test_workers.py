@@ -15,7 +15,8 @@ import pytest
 from qi_core import QiError
 from qi_core.packing import read
 from qi_core.plane.body import Body
-from qi_core.plane.workers import Care, Workers
+from qi_core.plane.process import Care
+from qi_core.plane.workers import Workers
 from support.producing import ILL, PROGRAM, SICK, SLOW, definition, ordered, portion_of, told
 
 CARE = Care(workers=2, deadline=3.0, start=60.0, memory=512 << 20)
