@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import field, frozen, validators
@@ -16,6 +17,16 @@ if TYPE_CHECKING:
 def own_first(_: type[Any], fields: list[Any]) -> list[Any]:
     """A class's own keys stand before those that it shares: for ``frozen(field_transformer=...)``."""
     return sorted(fields, key=lambda each: each.inherited)
+
+
+@frozen(kw_only=True)
+class CaptionKey:
+    """One of several captions that a picture has."""
+
+    key: str = field(validator=validators.min_len(1))
+    """In the line of the JSONL or in the .json: "raw"."""
+    share: float = field(default=1.0, validator=[validators.gt(0), validators.lt(math.inf)])
+    """How often it is taken, in proportion to the others."""
 
 
 @frozen(kw_only=True)

@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import Any, BinaryIO, NamedTuple
 
 from qi_core.blob import Blob
-from qi_core.entries import EXTENSIONS, Entry, Limits, caption_of, category_if_any, category_of
+from qi_core.entries import EXTENSIONS, Entry, Limits, caption_of, category_if_any, category_of, texts_of
 from qi_core.pixels import Unusable
 from qi_core.skipped import Skip
 
@@ -82,9 +82,9 @@ class Parts(NamedTuple):
     references: tuple[str, ...]
 
 
-def parts(suffixes: Sequence[str], caption_extension: str, categories: bool = False) -> Parts:
-    """Raises Unusable where they make no sample. ``categories``: the .json is read for them; without, only where it
-    holds the caption."""
+def parts(suffixes: Sequence[str], caption_extension: str, record: bool = False) -> Parts:
+    """Raises Unusable where they make no sample. ``record``: the .json is read for categories or captions; without,
+    only where it holds the one caption."""
     if len(set(suffixes)) < len(suffixes):
         raise Unusable("two members of one name", ", ".join(suffixes))
     references: dict[int, str] = {}
@@ -104,13 +104,21 @@ def parts(suffixes: Sequence[str], caption_extension: str, categories: bool = Fa
     return Parts(
         image=pictures[0],
         caption=caption,
-        record="json" if "json" in suffixes and (categories or not caption) else "",
+        record="json" if "json" in suffixes and (record or not caption) else "",
         references=tuple(references[number] for number in sorted(references)),
     )
 
 
-def entry(key: str, chosen: Parts, stored: Mapping[str, Blob], limits: Limits, categories: bool = False) -> Entry:
-    """``stored``: members by suffix. Raises Unusable."""
+def entry(
+    key: str,
+    chosen: Parts,
+    stored: Mapping[str, Blob],
+    limits: Limits,
+    categories: bool = False,
+    shares: Sequence[tuple[str, float]] = (),
+) -> Entry:
+    """``stored``: members by suffix. ``shares``: the keys of several captions in the .json, each with its share. Raises
+    Unusable."""
     record = _record(stored[chosen.record], limits) if chosen.record else {}
     return Entry(
         key=key,
@@ -118,6 +126,7 @@ def entry(key: str, chosen: Parts, stored: Mapping[str, Blob], limits: Limits, c
         caption=stored[chosen.caption] if chosen.caption else caption_of(record),
         references=tuple(stored[suffix] for suffix in chosen.references),
         category=category_of(record) if categories else category_if_any(record),
+        texts=texts_of(record, shares),
     )
 
 

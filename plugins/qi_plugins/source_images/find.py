@@ -41,12 +41,15 @@ def find(
 
     ``categories``: every record must have a right one or none, and those of shards are read for them. Without, what
     is at hand is told all the same: a folder's subfolders, what a line of a JSONL or a .json with a caption says.
-    ``shares``: the keys of the captions of a JSONL, each with its share.
+    ``shares``: the keys of the captions of a JSONL or in the .json of shards, each with its share.
     """
     place = Path(path).expanduser()
-    if shares and (place.is_dir() or place.suffix == ".tar"):
-        raise QiError(f"source.path = {path!r}: has one caption a picture; wanted a .jsonl, or no source.caption_keys")
     if place.is_dir():
+        if shares:
+            raise QiError(
+                f"source.path = {path!r}: a folder has one caption a picture; wanted a .jsonl or shards, or no "
+                "source.caption_keys"
+            )
         return _folder(place, caption_extension, skip)
     files = [str(place)] if place.is_file() else sorted(glob.glob(str(place), recursive=True))
     if not files:
@@ -61,7 +64,7 @@ def find(
         name = os.path.relpath(file, root).replace(os.sep, "/")
         found.seen[extension or "without extension"] += 1
         if extension == ".tar":
-            found.entries += read_shard(file, name, caption_extension, limits, skip, categories)
+            found.entries += read_shard(file, name, caption_extension, limits, skip, categories, shares)
         elif extension in (".jsonl", ".ndjson"):
             prefix = f"{name}/" if len(files) > 1 else ""
             found.entries += _lines(Path(file), prefix, limits, skip, categories, shares)

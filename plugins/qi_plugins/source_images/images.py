@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from attrs import field, frozen, validators
+from attrs import frozen
 
 from qi_core.data import Samples
 from qi_core.errors import QiError
-from qi_core.fitting import Fitting, own_first
+from qi_core.fitting import CaptionKey, Fitting, own_first
 from qi_core.place import Place
 
 if TYPE_CHECKING:
@@ -29,16 +28,6 @@ PROBES = 1000
 """Samples that are looked at, of many, before it is said that nothing is usable."""
 
 
-@frozen(kw_only=True)
-class CaptionKey:
-    """One of several captions that a picture has."""
-
-    key: str = field(validator=validators.min_len(1))
-    """In the line of the JSONL: "raw"."""
-    share: float = field(default=1.0, validator=[validators.gt(0), validators.lt(math.inf)])
-    """How often it is taken, in proportion to the others."""
-
-
 @frozen(kw_only=True, field_transformer=own_first)
 class Images(Fitting):
     """Pictures with captions: a folder, a JSONL or tar shards, each picture near its own shape and never squashed."""
@@ -50,9 +39,9 @@ class Images(Fitting):
     ``text`` or ``prompt``; ``references``: paths of pictures to edit), a .tar in the WebDataset layout, or a pattern
     for several (``shards/*.tar``). Paths inside a JSONL count from its folder."""
     caption_keys: tuple[CaptionKey, ...] = ()
-    """Of a JSONL: several captions of one picture, each by the key that it stands under. Every epoch takes one of those
-    that a line has, by their shares; a line that has none of them has its ``caption``. The report trains on three:
-    raw, recaptioned and fused (section 3, stage 3 of the data)."""
+    """Of a JSONL, and of the .json in shards: several captions of one picture, each by the key that it stands under.
+    Every epoch takes one of those that are there, by their shares; where none of them is, the ``caption`` stands. The
+    report trains on three: raw, recaptioned and fused (section 3, stage 3 of the data)."""
     checked: Literal["auto", "start", "drawn"] = "auto"
     """When captions and headers are read. ``start``: all of them before the first draw, so that what can't be used is
     told at once and never drawn. ``drawn``: each when it is drawn, and another sample stands in for one that can't be

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from attrs import Attribute, field, frozen, validators
 
 from qi_core.data import Samples
-from qi_core.fitting import Fitting, own_first
+from qi_core.fitting import CaptionKey, Fitting, own_first
 from qi_core.place import Place
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ class WebDataset(Fitting):
     shards: tuple[str, ...] = field(validator=_some)
     """Paths or addresses, each a shard or several: "data/shard-{000000..000099}.tar", "data/*.tar", a folder, a .txt
     that lists them one a line, "https://host/data/{0000..0999}.tar"."""
+    caption_keys: tuple[CaptionKey, ...] = ()
+    """Several captions of one picture in its .json, each by the key that it stands under. Every epoch takes one of
+    those that are there, by their shares; where none of them is, the caption is the usual one."""
     window: int = field(default=16, validator=validators.gt(0))
     """Shards whose samples are mixed. More mix better; all of them are looked into before the first sample comes."""
     keep: Literal["indexes", "shards"] = "indexes"
@@ -47,6 +50,9 @@ class WebDataset(Fitting):
     """The folder that it is kept in, shared by all runs of this machine; "": ~/.cache/qi/shards."""
     keep_gib: float = field(default=100.0, validator=validators.gt(0))
     """Room for whole shards; those that were used last stay."""
+    ahead_mib: float = field(default=512.0, validator=validators.ge(0))
+    """Memory in which shards behind HTTP are read ahead in pieces of 8 MiB, in each process that makes samples, so that
+    most samples are no request of their own. 0: each is one. Not for shards that are kept as a whole."""
     index: Literal["beside", "read"] = "beside"
     """Whether an index beside the shard is used (shard-0.idx for shard-0.tar, as NVIDIA DALI's wds2idx writes it, if
     there is one and it fits), which saves reading through it, or the shard's own headers are always read."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import blake2b
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ from qi_core.errors import QiError
 from qi_core.pixels import Unusable
 from qi_plugins.source_webdataset import index as indexes
 from qi_plugins.source_webdataset.access import Access, Cache, Kept, OnDisk, Remote, digest
+from qi_plugins.source_webdataset.ahead import Ahead
 from qi_plugins.source_webdataset.component import WebDataset
 from qi_plugins.source_webdataset.index import MOST_BESIDE, Index, Told
 from qi_plugins.source_webdataset.names import Shard
@@ -25,6 +27,8 @@ from qi_plugins.source_webdataset.web import Web, token_of
 
 AT_ONCE = 8
 """Shards that are looked into together."""
+DENSE = 0.5
+"""Share of a shard's bytes that samples must be made of, for it to be read as a whole."""
 NEAR = 2**18
 """Bytes between two members of a sample that are read along rather than asked for apart."""
 
@@ -41,6 +45,12 @@ class Opened:
     told: list[Told]
     digest: int
     """31 bits that stand for what is usable, and where it lies."""
+    number: int
+    """Of the shard, in its source."""
+    ahead: Ahead | None = None
+    """Where parts of it may be at hand."""
+    shares: tuple[tuple[str, float], ...] = ()
+    """Keys of captions in the .json, each with its share."""
 
     def __len__(self) -> int:
         return len(self.usable)
@@ -57,16 +67,23 @@ class Opened:
             most = limits.file if f".{suffix}" in EXTENSIONS else limits.line
             if members[suffix][1] > most:
                 raise Unusable("file too large", f"{suffix}: {members[suffix][1]} bytes, {most} allowed")
+        if self.ahead is not None:
+            self.ahead.takes(self.number, self.access, len(self))
         where = f"{self.shard.name}{self.index.keys[at]}"
         held: dict[str, Held] = {}
         for start, end, together in _spans({suffix: members[suffix] for suffix in suffixes}):
-            data = self.access.part(start, end - start)
+            data = self._part(start, end - start)
             if len(data) != end - start:
                 raise Unusable("broken tar shard", "cut off since it was looked into")
             for suffix in together:
                 offset, size = members[suffix]
                 held[suffix] = Held(path=f"{where}.{suffix}", data=data[offset - start : offset - start + size])
-        return tars.entry(where, chosen, held, limits)
+        return tars.entry(where, chosen, held, limits, shares=self.shares)
+
+    def _part(self, start: int, length: int) -> bytes:
+        if self.ahead is None:
+            return self.access.part(start, length)
+        return self.ahead.part(self.number, self.access, start, length)
 
 
 def _spans(members: dict[str, tuple[int, int]]) -> list[tuple[int, int, list[str]]]:
@@ -92,6 +109,7 @@ class Shelf:
         self._open: OrderedDict[int, Future[Opened]] = OrderedDict()
         self._room = 2 * settings.window + AT_ONCE
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="qi-shards")
+        self._ahead = Ahead(int(settings.ahead_mib * 2**20), settings.window)
 
     @staticmethod
     def of(settings: WebDataset, shards: tuple[Shard, ...]) -> Shelf:
@@ -111,7 +129,7 @@ class Shelf:
         with self._lock:
             found = self._open.get(number)
             if found is None or (found.done() and found.exception() is not None):
-                found = self._open[number] = self._pool.submit(self._look, self.shards[number])
+                found = self._open[number] = self._pool.submit(self._look, number)
             self._open.move_to_end(number)
             while len(self._open) > self._room:
                 self._open.popitem(last=False)
@@ -123,6 +141,7 @@ class Shelf:
 
     def close(self) -> None:
         """Ends what is still going on."""
+        self._ahead.close()
         self._web.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
@@ -140,46 +159,72 @@ class Shelf:
             raise Unusable("shard too large", f"{access.size} bytes, {self._settings.max_shard} allowed")
         return access
 
-    def _look(self, shard: Shard) -> Opened:
+    def _look(self, number: int) -> Opened:
+        try:
+            opened = self._looked_into(number)
+        except Exception:
+            self._ahead.lost(number)
+            raise
+        if opened.ahead is not None:
+            self._ahead.opened(number, opened.access, len(opened))
+        return opened
+
+    def _looked_into(self, number: int) -> Opened:
+        shard = self.shards[number]
         access = self._access(shard)
-        index = self._index(shard, access)
+        index = self._index(number, access)
         usable: list[tuple[int, tars.Parts]] = []
         told = list(index.told)
         known: dict[tuple[str, ...], tars.Parts | Unusable] = {}
-        for number in range(len(index)):
-            suffixes = index.of(number)
+        for at in range(len(index)):
+            suffixes = index.of(at)
             if suffixes not in known:
                 known[suffixes] = self._parts(suffixes)
             found = known[suffixes]
             if isinstance(found, Unusable):
-                told.append((index.keys[number], found.reason, found.detail))
+                told.append((index.keys[at], found.reason, found.detail))
             else:
-                usable.append((number, found))
+                usable.append((at, found))
         if not usable:
             reason = told[0][1:] if told else ("empty shard", "")
             raise Unusable(reason[0], f"no sample in it can be used; {reason[1]}")
-        return Opened(shard, access, index, usable, told, _digest(index, usable))
+        dense = _wanted(index, known) >= DENSE * access.size
+        ahead = self._ahead if isinstance(access, Remote) and dense and self._settings.ahead_mib else None
+        shares = tuple((each.key, each.share) for each in self._settings.caption_keys)
+        return Opened(shard, access, index, usable, told, _digest(index, usable), number, ahead, shares)
 
     def _parts(self, suffixes: tuple[str, ...]) -> tars.Parts | Unusable:
         try:
-            found = tars.parts(suffixes, self._settings.caption_extension)
+            found = tars.parts(suffixes, self._settings.caption_extension, bool(self._settings.caption_keys))
         except Unusable as error:
             return error
         if self._settings.captions == "require" and not (found.caption or found.record):
             return Unusable("caption missing", f"{', '.join(suffixes)}")
         return found
 
-    def _index(self, shard: Shard, access: Access) -> Index:
-        place = digest(shard)  # and not its address: that may hold what nobody should read on a disk
+    def _index(self, number: int, access: Access) -> Index:
+        place = digest(self.shards[number])  # and not its address: that may hold what nobody should read on a disk
         name = f"{place}.{self._settings.index}.index"
         kept = self._cache.get(name)
         if kept is not None and (found := indexes.unpacked(kept, place, access.version)) is not None:
             return found
         index = self._beside(access) if self._settings.index == "beside" else None
         if index is None:
-            index = indexes.read(access.part, access.size)
+            index = indexes.read(self._scanned(number, access), access.size)
         self._cache.put(name, indexes.packed(index, place, access.version))
         return index
+
+    def _scanned(self, number: int, access: Access) -> Callable[[int, int], bytes]:
+        """Parts of a shard; those that come from afar are kept for the samples."""
+        if not isinstance(access, Remote) or not self._settings.ahead_mib:
+            return access.part
+
+        def part(start: int, length: int) -> bytes:
+            data = access.part(start, length)
+            self._ahead.scanned(number, start, data)
+            return data
+
+        return part
 
     def _beside(self, access: Access) -> Index | None:
         """By the index beside the shard. One that doesn't fit is told with the shard, and not used."""
@@ -192,6 +237,17 @@ class Shelf:
             index = indexes.read(access.part, access.size)
             index.told.append(("", error.reason, error.detail))
             return index
+
+
+def _wanted(index: Index, known: dict[tuple[str, ...], tars.Parts | Unusable]) -> int:
+    """About how many bytes of the shard are those of samples, their headers with them."""
+    wanted: set[str] = set()
+    for found in known.values():
+        if not isinstance(found, Unusable):
+            wanted |= {found.image, found.caption, found.record, *found.references}
+    kinds = [kind for kind, suffix in enumerate(index.suffixes) if suffix in wanted]
+    blocks = -(-index.sizes[np.isin(index.kinds, kinds)].astype(np.int64) // 512) + 1
+    return int(blocks.sum()) * 512
 
 
 def _digest(index: Index, usable: list[tuple[int, tars.Parts]]) -> int:

@@ -68,5 +68,5 @@ def test_captions_that_cannot_be_are_told(tmp_path: Path) -> None:
     path = written(tmp_path, [{"raw": 3, "caption": "c"}, {"raw": "r" * 20_000, "caption": "c"}, {"raw": "r"}])
     source = built(tmp_path, path, caption_keys=KEYS)
     assert source.report() == {"caption is no text": 1, "caption too long": 1}
-    with pytest.raises(QiError, match=r"wanted a \.jsonl, or no source\.caption_keys"):
+    with pytest.raises(QiError, match=r"wanted a \.jsonl or shards, or no source\.caption_keys"):
         built(tmp_path, str(tmp_path), caption_keys=KEYS)

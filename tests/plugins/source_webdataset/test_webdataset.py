@@ -7,6 +7,7 @@ import json
 import tarfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ from PIL import Image
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from qi_core import Place, QiError, drawing
+from qi_core.fitting import CaptionKey
 from qi_core.pixels import Unusable
 from qi_core.testing import check_component, check_source
+from qi_plugins.source_images.images import Images
 from qi_plugins.source_webdataset import index as indexes
 from qi_plugins.source_webdataset.component import WebDataset
 from support.shards import SAMPLES, Server, built, drawn, pack, png, settings, write
@@ -91,6 +94,27 @@ def test_references_and_captions_in_json_and_other_members_are_what_the_layout_s
     assert (sample.key, sample.prompt) == ("a.tar/1", "make it blue")
     wanted = [np.asarray(Image.open(io.BytesIO(png(seed)))).transpose(2, 0, 1) for seed in (2, 3)]
     assert all(np.array_equal(a, b) for a, b in zip(sample.references, wanted, strict=True))
+
+
+@pytest.mark.parametrize("kind", [WebDataset, Images])
+def test_a_json_may_hold_several_captions_of_which_each_epoch_takes_one(
+    kind: type, tmp_path: Path, place: Place
+) -> None:
+    """By their shares; beside a .txt too, which stands where there is none of them."""
+    told = json.dumps({"raw": "r", "fused": "f"}).encode()
+    members = [(f"{n}.{suffix}", body) for n in range(40) for suffix, body in (("png", png(n)), ("json", told))]
+    shard = pack(tmp_path / "a.tar", [*members, ("x.png", png(0)), ("x.txt", b"t"), ("x.json", b"{}")])
+    keys = (CaptionKey(key="raw"), CaptionKey(key="fused", share=3))
+    if kind is WebDataset:
+        component: Any = settings(tmp_path, shard, caption_keys=keys)
+    else:
+        component = Images(path=str(shard), side=16, caption_keys=keys)
+    source = component.build(place, 8)
+    first, second = ({s.key: s.prompt for s in source.draw(41)} for _ in range(2))
+    prompts = Counter([*first.values(), *second.values()])
+    assert prompts["t"] == 2
+    assert 8 <= prompts["r"] <= 32, "a quarter of 80"
+    assert first != second
 
 
 # --- indexes ---
