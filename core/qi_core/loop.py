@@ -15,6 +15,7 @@ import torch
 from attrs import evolve
 
 from qi_core import chores
+from qi_core.asking import together
 from qi_core.data import keys, listed
 from qi_core.dealing import dealt, of_replicas, over_replicas
 from qi_core.dice import Dice
@@ -117,6 +118,9 @@ def step(run: Run, feed: Feeding) -> StepDone:
     watch = Times(run.watch)
     chores.follow(run)
     dice, models = Dice(run.train.seed, run.step), run.models
+    if isinstance(feed, Ordered) and feed.begins and run.strategy.team.ranks > 1:
+        run.watch.rest()  # producers start, and no rank hangs because another's take longer
+        together(run.strategy.team, feed.wait)
     with watch("data", watched=not isinstance(run.source, OnPolicy)):  # rollouts take their time
         ready = feed.next()
     with watch("encode"):

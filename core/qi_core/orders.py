@@ -82,6 +82,8 @@ class Ordered:
         self._until: int | None = None
         self._cleared = step
         self._made_of = told(source)
+        self.begins = True
+        """Nothing of these settings has come yet: whoever makes samples may have to load much first."""
 
     def __enter__(self) -> Ordered:
         return self
@@ -91,8 +93,8 @@ class Ordered:
 
     def next(self) -> Ready:
         """The next step's share. Raises QiError where it can't be made."""
-        while len(self._steps) <= self._ahead and self._may_plan():
-            self._plan()
+        self._fill()
+        self.begins = False
         front = self._steps.popleft()
         return Ready(
             portions=tuple(map(self._wait, front.futures, front.orders, front.names)),
@@ -104,12 +106,20 @@ class Ordered:
             orders=front.orders,
         )
 
+    def wait(self) -> None:
+        """Until the next step's share is made. Raises QiError where it can't be."""
+        self._fill()
+        front = self._steps[0]
+        for each in zip(front.futures, front.orders, front.names, strict=True):
+            self._wait(*each)
+
     def begin(self, source: Planned, spec: str, step: int, pace: Pace) -> None:
         """From this step on by other settings; what was made ahead of it is made again. ``source`` stands where that
         step begins."""
         self._forget()
         self._source, self._spec, self._step, self._pace = source, spec, step, pace
         self._until, self._made_of = None, told(source)
+        self.begins = True
         self.clear(step)
 
     def clear(self, step: int) -> None:
@@ -123,6 +133,10 @@ class Ordered:
     def hold(self, step: int) -> None:
         """Nothing is planned from this step on, until ``begin``."""
         self._until = step
+
+    def _fill(self) -> None:
+        while len(self._steps) <= self._ahead and self._may_plan():
+            self._plan()
 
     def _may_plan(self) -> bool:
         fenced = self._until is not None and self._step >= self._until

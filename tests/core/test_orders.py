@@ -147,6 +147,16 @@ def test_what_is_dropped_at_a_change_is_made_anew(late: Late) -> None:
         assert keys(feed.next()) == ["12", "13", "14"]
 
 
+def test_who_waits_for_the_first_batch_takes_nothing_from_it(late: Late) -> None:
+    with ordered(late) as feed:
+        assert feed.begins
+        feed.wait()
+        assert keys(feed.next()) == [str(n) for n in range(12)]
+        assert not feed.begins
+        feed.begin(Pictures(), "a", 1, Pace(samples=12, patch=8))
+        assert feed.begins, "after a change of the data too"
+
+
 def test_samples_of_another_data_set_are_not_trained_on() -> None:
     class Others(Late):
         def carry_out(self, order: Order) -> Future[Portion]:

@@ -177,3 +177,18 @@ def test_producers_serve_all_ranks_of_a_machine(crew: Crew, recipe: Path, unbrok
     ranks = crew.ranks("run", recipe, "--folder", tmp_path / "run", "--set", "data.engine=local")
     assert [rank.wait() for rank in ranks] == [0, 0]
     assert losses(tmp_path / "run") == losses(unbroken)
+
+
+@pytest.mark.slow
+def test_producers_may_take_longer_to_start_than_a_step_may(crew: Crew, recipe: Path, tmp_path: Path) -> None:
+    socket = f"unix:{tmp_path / 'producer'}"
+    remote = ("--set", f'data.engine={{name="remote", producers=["{socket}"]}}', "--set", "train.steps=2")
+    ranks = crew.ranks("run", recipe, "--folder", tmp_path / "run", *remote, "--set", "parallel.timeout=3")
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "stacks" / "rank-0.txt").exists():  # it waits for samples soon
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(5)
+    crew.start("produce", "--socket", tmp_path / "producer", "--processes", "1")
+    assert [rank.wait() for rank in ranks] == [0, 0], ranks[0].lines
+    assert len(losses(tmp_path / "run")) == 2
