@@ -65,7 +65,7 @@ def told(fonts: Iterable[str]) -> dict[str, str]:
     """What lies under the names that are given, to tell when it is another font: see ``qi_core.source.OfFiles``. The
     shipped one is what the version of qi says."""
     return {
-        f"font {font!r}": digest(_content(path) for path in (found().values() if font == "system" else [locate(font)]))
+        f"font {font!r}": digest(content(path) for path in (found().values() if font == "system" else [locate(font)]))
         for font in fonts
         if font != SHIPPED
     }
@@ -76,8 +76,8 @@ _stamps: dict[Path, tuple[int, int]] = {}
 
 
 @lru_cache(maxsize=4096)
-def _content(path: Path) -> str:
-    """Read once a process, as the glyphs are: from then on it must stay what it was."""
+def content(path: Path) -> str:
+    """A digest. The file is read once a process, as its glyphs are: from then on it must stay what it was."""
     try:
         _stamps[path] = _stamp(path)
         return fingerprint(path)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from qi_plugins.source_emoji.live import EmojiSource
 
 Group = Literal["faces", "pictures", "transport", "newer", "symbols"]
+Joined = Literal["flags", "keycaps", "others", "skin-tones"]
 GROUPS: tuple[Group, ...] = ("faces", "pictures", "transport", "newer", "symbols")
 
 
@@ -27,6 +28,11 @@ def _colours(_: object, attribute: Attribute[tuple[str, ...]], value: tuple[str,
 def _some(_: object, attribute: Attribute[Any], value: tuple[str, ...]) -> None:
     if not value or len(set(value)) < len(value):
         raise ValueError(f"'{attribute.name}' is {list(value)}; wanted at least one, each once")
+
+
+def _each_once(_: object, attribute: Attribute[Any], value: tuple[str, ...]) -> None:
+    if len(set(value)) < len(value):
+        raise ValueError(f"'{attribute.name}' is {list(value)}; wanted each once")
 
 
 def _naming(_: object, attribute: Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
@@ -61,9 +67,9 @@ class Emoji:
     """Emoji of an installed colour font on a plain ground, captioned with their names: a data set of well over a
     thousand things that nobody has to download.
 
-    The n-th sample depends on the settings, the seed, n and the font alone; each emoji comes once in an epoch. Only
-    emoji of one character are drawn: flags, families and skin tones are joined of several, and are left out. Names are
-    the short ones of Unicode's CLDR.
+    The n-th sample depends on the settings, the seed, n and the font alone; each emoji comes once in an epoch. Those
+    that are joined of several characters, such as flags and families, are drawn where the font has one glyph for them,
+    and else left out and counted. Names are the short ones of Unicode's CLDR.
     """
 
     gives: ClassVar[type] = Samples
@@ -88,16 +94,22 @@ class Emoji:
     """Which emoji, by Unicode's blocks: "faces" (Emoticons, U+1F600 to 1F64F, hands and cats among them), "pictures"
     (1F300 to 1F5FF: weather, plants, food, animals, things), "transport" (1F680 to 1F6FF), "newer" (1F900 to 1F9FF and
     1FA70 to 1FAFF, of all sorts) and "symbols" (the rest). They are the samples' categories."""
+    joined: tuple[Joined, ...] = field(default=("flags", "keycaps", "others"), validator=_each_once)
+    """Which emoji of several characters: "flags", "keycaps" (#️⃣ 1️⃣ ...), "others" (families, professions, a heart on
+    fire), "skin-tones" (each person and hand five times and more: with them, these are most of all emoji)."""
     languages: tuple[Literal["en", "zh"], ...] = field(default=("en",), validator=_some)
     """Of the captions, each equally frequent. Chinese names are CLDR's too, as they stand."""
     templates: tuple[str, ...] = field(default=(), validator=_naming)
     """Captions, with {name} and {background}, both named in Chinese where the template is Chinese; ``languages`` has no
     say then. Empty: one for each language."""
     held_out: float = field(default=0.1, validator=[validators.ge(0), validators.le(1), _leaving_some])
-    """This part of all emoji is never drawn for training. A hash of the character decides, so the same ones are unseen
-    in every run."""
+    """This part of all emoji is never drawn for training. A hash of the characters, skin tones aside, decides, so the
+    same ones are unseen in every run."""
     split: Literal["train", "held-out"] = field(default="train", validator=_held_out)
     """Which part to draw from."""
+    changed: Literal["refuse", "next-epoch"] = "refuse"
+    """What a resume does when the font is not what it was: refuse, or go on with what is there from the next epoch
+    on."""
 
     def sides(self) -> tuple[int, ...]:
         """See ``qi_core.planning.Shown``."""

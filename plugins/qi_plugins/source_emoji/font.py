@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import threading
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from attrs import frozen
+from attrs import field, frozen
 from PIL import Image, ImageDraw, ImageFont
 
 from qi_core import typeface
 from qi_core.errors import QiError
 from qi_core.pixels import Unusable
+from qi_plugins.source_emoji.joining import Joiner, copied
 
 SYSTEM = ("NotoColorEmoji", "Apple Color Emoji", "seguiemj")
 """Names of the files of the usual ones: Noto Color Emoji, Apple's, Segoe UI Emoji."""
@@ -33,7 +36,7 @@ class Drawn:
     """Of the same size, 0 to 255."""
 
 
-@frozen
+@frozen(eq=False)
 class ColourFont:
     """An open colour font."""
 
@@ -42,9 +45,17 @@ class ColourFont:
     """Those that it has a colour glyph for."""
     strikes: tuple[int, ...]
     """Sizes of its bitmaps in pixels an em, ascending; none if it is drawn of layers at any size."""
+    joined: Mapping[str, str] = field(factory=dict, repr=False)
+    """Emoji of several characters that it draws as one glyph, and by which character of ``copy``."""
+    copy: bytes = field(default=b"", repr=False)
+    """The font as it is drawn from, where that is not the file itself."""
+
+    def draws(self, text: str) -> bool:
+        """Whether it has a colour glyph for an emoji of one or several characters."""
+        return text in self.characters or text in self.joined
 
     @lru_cache(maxsize=256)  # noqa: B019 - fonts live as long as their sources
-    def draw(self, character: str, size: int) -> Drawn:
+    def draw(self, text: str, size: int) -> Drawn:
         """About ``size`` pixels high: from the nearest larger bitmap, else from the largest. Raises Unusable where
         nothing comes of it.
 
@@ -53,7 +64,7 @@ class ColourFont:
         """
         em = next((strike for strike in self.strikes if strike >= size), self.strikes[-1] if self.strikes else 0)
         em = em or min(size, LARGEST)
-        font = _loaded(self.path, em, threading.get_ident())
+        character, font = self.joined.get(text, text), _loaded(self, em, threading.get_ident())
         try:
             black, white = (_on(ground, character, font, em) for ground in ("black", "white"))
         except OSError as error:
@@ -62,17 +73,21 @@ class ColourFont:
         opacity = Image.fromarray((255 - (on_white - on_black).mean(axis=2)).round().clip(0, 255).astype(np.uint8))
         box = opacity.getbbox()
         if box is None:
-            raise Unusable("glyph is empty", f"U+{ord(character):04X}")
+            raise Unusable("glyph is empty", " ".join(f"U+{ord(each):04X}" for each in text))
         return Drawn(black.crop(box), opacity.crop(box))
 
 
 @lru_cache(maxsize=64)
-def _loaded(path: Path, em: int, thread: int) -> ImageFont.FreeTypeFont:
+def _loaded(font: ColourFont, em: int, thread: int) -> ImageFont.FreeTypeFont:
     """One a thread: FreeType's faces are not to be shared."""
+    typeface.refuse_changed(font.path)
     try:
-        return ImageFont.truetype(str(path), em, layout_engine=ImageFont.Layout.BASIC)
+        stored = io.BytesIO(font.copy) if font.copy else str(font.path)
+        return ImageFont.truetype(stored, em, layout_engine=ImageFont.Layout.BASIC)
     except OSError as error:
-        raise QiError(f"font {path}: cannot be drawn at {em} pixels ({error}); name another colour font") from error
+        raise QiError(
+            f"font {font.path}: cannot be drawn at {em} pixels ({error}); name another colour font"
+        ) from error
 
 
 def _on(ground: str, character: str, font: ImageFont.FreeTypeFont, em: int) -> Image.Image:
@@ -96,8 +111,9 @@ def locate(font: str) -> Path:
     )
 
 
-def read(font: str) -> ColourFont:
-    """Raises QiError if it is no colour font that can be drawn."""
+def read(font: str, sequences: Iterable[str] = ()) -> ColourFont:
+    """``sequences``: emoji of several characters that are to be drawn, where the font joins them. Raises QiError if it
+    is no colour font that can be drawn."""
     from fontTools.ttLib import TTFont, TTLibError  # type: ignore[import-untyped]
 
     path = locate(font)
@@ -105,11 +121,22 @@ def read(font: str) -> ColourFont:
         with path.open("rb") as stream, TTFont(stream, fontNumber=0, lazy=True) as file:
             glyphs, strikes = _coloured(file, path)
             found = {chr(code) for code, glyph in (file.getBestCmap() or {}).items() if glyph in glyphs}
+            joiner = Joiner.of(file)
+            whole = {text: glyph for text in sequences if (glyph := joiner.glyph(text)) and glyph in glyphs}
+        copy, given = _copied(path, whole.values()) if whole else (b"", {})
     except (TTLibError, OSError, AssertionError, ValueError, KeyError, IndexError, AttributeError) as error:
         raise QiError(
             f"font {path}: cannot be read ({type(error).__name__}: {error}); wanted a TrueType or OpenType font"
         ) from error
-    return ColourFont(path, frozenset(found), strikes)
+    return ColourFont(path, frozenset(found), strikes, {text: given[glyph] for text, glyph in whole.items()}, copy)
+
+
+def _copied(path: Path, glyphs: Iterable[str]) -> tuple[bytes, dict[str, str]]:
+    """Of the file opened anew: tables that were looked into would be written anew too."""
+    from fontTools.ttLib import TTFont
+
+    with path.open("rb") as stream, TTFont(stream, fontNumber=0, lazy=True) as file:
+        return copied(file, glyphs)
 
 
 def _coloured(file: Any, path: Path) -> tuple[set[str], tuple[int, ...]]:

@@ -12,6 +12,7 @@ import torch
 from attrs import define, field
 from PIL import Image
 
+from qi_core import material, typeface
 from qi_core.colours import CHINESE, NAMED
 from qi_core.data import Sample, Samples
 from qi_core.drawing import Passed, drawn
@@ -23,7 +24,7 @@ from qi_core.source import Ticket
 from qi_core.strings import is_chinese, is_held_out, pick
 from qi_plugins.source_emoji.component import Emoji
 from qi_plugins.source_emoji.font import ColourFont, Drawn, read
-from qi_plugins.source_emoji.names import Named, known
+from qi_plugins.source_emoji.names import Named, digest_of_all, known
 
 TEMPLATES = {"en": "{name}, an emoji on a {background} background", "zh": "{background}色背景上的表情符号：{name}"}
 
@@ -39,6 +40,8 @@ class EmojiSource:
     """Those that are drawn."""
     passed: Passed
     scanned: Counter[str]
+    material: dict[str, str]
+    """See ``made_of``."""
     gives: type[Samples] = Samples
     _n: int = 0
     _order: Any = field(init=False)
@@ -67,7 +70,7 @@ class EmojiSource:
         shown = self._which(ticket)
         ground = self.settings.background[pick(dice, len(self.settings.background))]
         template = self._template(shown, dice)
-        pixels = self._picture(shown.character, NAMED[ground], dice)
+        pixels = self._picture(shown.text, NAMED[ground], dice)
         return Sample(
             key=self.called(ticket),
             prompt=caption(template, shown, ground),
@@ -80,11 +83,18 @@ class EmojiSource:
         batch: Samples = drawn(self, count, self.passed)
         return batch
 
+    def made_of(self) -> dict[str, str]:
+        """See ``qi_core.source.OfFiles``."""
+        return self.material
+
     def state_dict(self) -> dict[str, Any]:
-        return {"n": self._n}
+        return {"n": self._n, "files": self.material, "emoji": len(self.emoji)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a position. Raises QiError if font or names are not what they were and ``changed`` refuses that."""
         self._n = int(state["n"])
+        if material.unchanged(state.get("files"), self.material, self.settings.changed):
+            self._n = -(-self._n // state["emoji"]) * len(self.emoji)
 
     def report(self) -> dict[str, int]:
         return dict(self.scanned + self.passed.counts)
@@ -101,14 +111,14 @@ class EmojiSource:
         able = [template for template in templates if shown.chinese or not is_chinese(template)]
         return able[pick(dice, len(able))]
 
-    def _picture(self, character: str, ground: tuple[int, int, int], dice: Random) -> np.ndarray[Any, Any]:
+    def _picture(self, text: str, ground: tuple[int, int, int], dice: Random) -> np.ndarray[Any, Any]:
         """(3, H, W) uint8."""
         height, width = self.settings.height, self.settings.width
         room = 1 - 2 * self.settings.padding
         least, most = self.settings.sizes
         share = room * (least + (most - least) * dice.random())
         across, down = (dice.random(), dice.random()) if self.settings.position == "anywhere" else (0.5, 0.5)
-        glyph = self.font.draw(character, max(round(1.25 * share * max(height, width)), 1))
+        glyph = self.font.draw(text, max(round(1.25 * share * max(height, width)), 1))
         factor = min(share * height / glyph.colour.height, share * width / glyph.colour.width)
         size = (max(round(glyph.colour.width * factor), 1), max(round(glyph.colour.height * factor), 1))
         left = self.settings.padding * width + across * (room * width - size[0])
@@ -149,18 +159,21 @@ def build(settings: Emoji, place: Place, multiple: int) -> EmojiSource:
             f"source emoji: pictures of {settings.width}x{settings.height} pixels; wanted sides that are multiples of "
             f"{multiple} (the autoencoder's scale)"
         )
-    font = read(settings.font)
+    all_emoji = [
+        named
+        for named in known()
+        if named.group in settings.groups and (named.joined is None or named.joined in settings.joined)
+    ]
+    font = read(settings.font, [named.text for named in all_emoji if named.joined])
     templates = settings.templates or tuple(TEMPLATES[language] for language in settings.languages)
     chinese_alone = all(is_chinese(template) for template in templates)
     scanned: Counter[str] = Counter()
     usable: list[Named] = []
-    for named in known():
-        if named.group not in settings.groups or is_held_out(named.character, settings.held_out) != (
-            settings.split == "held-out"
-        ):
+    for named in all_emoji:
+        if is_held_out(named.plain, settings.held_out) != (settings.split == "held-out"):
             continue
-        if named.character not in font.characters:
-            scanned["no colour glyph in the font"] += 1
+        if not font.draws(named.text):
+            scanned["no one glyph in the font" if named.joined else "no colour glyph in the font"] += 1
         elif chinese_alone and not named.chinese:
             scanned["no name in Chinese"] += 1
         else:
@@ -173,5 +186,14 @@ def build(settings: Emoji, place: Place, multiple: int) -> EmojiSource:
         )
     skipped = Skipped(place.folder, f"emoji of {font.path.name}")
     return EmojiSource(
-        settings=settings, seed=place.seed, font=font, emoji=tuple(usable), passed=Passed(skipped), scanned=scanned
+        settings=settings,
+        seed=place.seed,
+        font=font,
+        emoji=tuple(usable),
+        passed=Passed(skipped),
+        scanned=scanned,
+        material={
+            f"font {settings.font!r}": typeface.content(font.path),
+            "emoji and their names (the library emoji)": digest_of_all(),
+        },
     )

@@ -28,13 +28,14 @@ from fontTools.ttLib.tables.sbixGlyph import Glyph as SbixGlyph
 from fontTools.ttLib.tables.sbixStrike import Strike
 from PIL import Image
 
-from qi_core import Place, QiError, Sample
+from qi_core import Place, QiError, Sample, typeface
 from qi_core.colours import NAMED
 from qi_core.testing import check_component, check_source
 from qi_plugins.source_emoji import font as fonts
 from qi_plugins.source_emoji.component import Emoji
 
 CHARACTERS = "😀😎🍎🌵🐶🚗🚀🦊🧊☀♥"
+SKINS = ("flags", "keycaps", "others", "skin-tones")
 RED, BLUE = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)
 
 
@@ -137,6 +138,25 @@ def as_noto(path: Path, sizes: tuple[int, ...]) -> str:
         table.firstGlyphIndex, table.lastGlyphIndex = 1, len(names)
         strike.indexSubTables = [table]
         places.strikes.append(strike)
+    made.save(path)
+    return str(path)
+
+
+WOMAN, JOINER, ROCKET, ASTRONAUT = "👩", "\u200d", "🚀", "👩\u200d🚀"
+GERMANY, FRANCE, KEY, HAND = "🇩🇪", "🇫🇷", "1\ufe0f\u20e3", "👍🏽"
+
+
+def joining(path: Path) -> str:
+    """Red squares; what is joined is blue: an astronaut, a flag, a keycap and a hand, each by a ligature of its own."""
+    characters = "".join(dict.fromkeys([*(WOMAN + JOINER + ROCKET + GERMANY + FRANCE + HAND), "1", "\u20e3"]))
+    single = {f"u{ord(c):X}": box(0, 0, 800, 800) for c in characters}
+    joined = {name: box(0, 0, 800, 800) for name in ("astronaut", "germany", "key", "hand")}
+    made = builder(characters, {**single, **joined, "whole": box(0, 0, 800, 800)})
+    made.setupCOLR({name: [("whole", int(name in joined))] for name in (*single, *joined)})
+    made.setupCPAL([[(*RED, 1.0), (*BLUE, 1.0)]])
+    rules = {"astronaut": ASTRONAUT, "germany": GERMANY, "key": KEY.replace("\ufe0f", ""), "hand": HAND}
+    told = [f"sub {' '.join(f'u{ord(c):X}' for c in text)} by {name};" for name, text in rules.items()]
+    made.addOpenTypeFeatures(f"feature ccmp {{ {' '.join(told)} }} ccmp;")
     made.save(path)
     return str(path)
 
@@ -258,3 +278,60 @@ def test_a_font_that_will_not_do_is_told_in_one_line(
     with pytest.raises(QiError, match=wanted) as error:
         Emoji(font=path).build(place, 8)
     assert "\n" not in str(error.value)
+
+
+# --- emoji of several characters ---
+
+
+def test_what_the_font_joins_is_drawn_as_its_one_glyph_and_the_rest_is_left_out_and_counted(
+    tmp_path: Path, place: Place
+) -> None:
+    settings = Emoji(font=joining(tmp_path / "a.ttf"), held_out=0, padding=0, height=16, width=16, joined=SKINS)
+    source = settings.build(place, 8)
+    samples = {s.prompt.removesuffix(", an emoji on a white background"): s for s in source.draw(7)}
+    colours = {name: tuple(sample.image[:, 8, 8].tolist()) for name, sample in samples.items()}
+    red, blue = (255, 0, 0), (0, 0, 255)
+    assert colours == {
+        "woman": red,
+        "rocket": red,
+        "thumbs up": red,
+        "woman astronaut": blue,
+        "flag: Germany": blue,
+        "keycap 1": blue,
+        "thumbs up, medium skin tone": blue,
+    }
+    assert source.report()["no one glyph in the font"] > 2000, "France among them, whose letters are there"
+    assert {samples["flag: Germany"].category, samples["keycap 1"].category} == {"symbols"}
+
+
+def test_which_of_them_is_asked_for(tmp_path: Path, place: Place) -> None:
+    font = joining(tmp_path / "a.ttf")
+    assert len(Emoji(font=font, held_out=0, joined=()).build(place, 8).emoji) == 3
+    assert len(Emoji(font=font, held_out=0).build(place, 8).emoji) == 6
+    flags = Emoji(font=font, held_out=0, joined=("flags",), languages=("zh",), groups=("symbols",))
+    assert {s.prompt for s in drawn(flags, place, 3)} == {"白色背景上的表情符号：旗：德国"}
+
+
+def test_an_emoji_is_held_out_in_all_skin_tones_or_in_none(tmp_path: Path, place: Place) -> None:
+    """What the model is never shown it would know by another."""
+    font = joining(tmp_path / "a.ttf")
+    for part in (0.1, 0.3, 0.5, 0.7, 0.9):
+        texts = {each.text for each in Emoji(font=font, held_out=part, joined=SKINS).build(place, 8).emoji}
+        assert (HAND in texts) == (HAND[0] in texts)
+
+
+def test_a_resume_notices_another_font(tmp_path: Path, place: Place) -> None:
+    """Going on with what is there begins the next epoch."""
+    path = tmp_path / "a.ttf"
+    layered(path)
+    source = Emoji(font=str(path), held_out=0).build(place, 8)
+    source.draw(14)
+    kept = source.state_dict()
+    layered(path, CHARACTERS[:3])
+    typeface.content.cache_clear()  # as in another process
+    with pytest.raises(QiError, match=r"^source: font '.*a.ttf' changed since the checkpoint; put back"):
+        Emoji(font=str(path), held_out=0).build(place, 8).load_state_dict(kept)
+    after = Emoji(font=str(path), held_out=0, changed="next-epoch").build(place, 8)
+    after.load_state_dict(kept)
+    assert after.state_dict()["n"] == 6, "two epochs of three"
+    assert len({sample.prompt for sample in after.draw(3)}) == 3

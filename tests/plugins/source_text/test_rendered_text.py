@@ -346,6 +346,6 @@ def test_a_resume_notices_another_font_under_the_name(tmp_path: Path) -> None:
     path.write_bytes(shipped)
     kept = build(fonts=(str(path),)).state_dict()
     path.write_bytes(shipped + b"\0")
-    typeface._content.cache_clear()  # as in another process
+    typeface.content.cache_clear()  # as in another process
     with pytest.raises(QiError, match=r"^source: font '.*a.ttf' changed since the checkpoint"):
         build(fonts=(str(path),)).load_state_dict(kept)
