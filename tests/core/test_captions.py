@@ -76,14 +76,14 @@ def test_units_are_words_and_characters_of_scripts_without_spaces() -> None:
 
 
 def test_digits_behind_the_name_of_a_picture_are_not_cut_up_in_every_way() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     assert fault("p" + "1" * 26 + "x") == ""
     assert fault("IMG 20240501-112233 4") == "file name"
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
 
 
 @pytest.mark.parametrize("piece", ["a ", "1 ", "a/", "_", "sorry ", "我", "<a", "{", "i am ", "no image ", "-", " "])
 def test_hostile_captions_cost_no_time(piece: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     fault(piece * (16_384 // len(piece)) + "x")
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0

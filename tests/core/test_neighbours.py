@@ -55,7 +55,7 @@ def test_a_chain_of_small_steps_does_not_take_the_whole_away() -> None:
 
 def test_eighty_thousand_take_seconds() -> None:
     hashes = crowd(60_000, 20_000, 4)
-    start = time.perf_counter()
+    start = time.process_time()
     found = sum(len(i) for i, _ in pairs(hashes, 4))
     assert found >= 18_000
-    assert time.perf_counter() - start < 15
+    assert time.process_time() - start < 15
