@@ -45,11 +45,18 @@ def median(timings: Iterable[Timing]) -> Timing:
     return Timing(statistics.median(t.wall for t in several), statistics.median(t.cpu for t in several))
 
 
-def in_turn(sides: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 1) -> dict[str, list[Timing]]:
-    """Every side once a round, so that a neighbour on the machine disturbs all of them; warm-up rounds don't count."""
+def in_turn(
+    sides: Mapping[str, Callable[[], object]],
+    rounds: int,
+    warmup: int = 1,
+    before: Callable[[], object] = lambda: None,
+) -> dict[str, list[Timing]]:
+    """Every side once a round, so that a neighbour on the machine disturbs all of them; warm-up rounds don't count.
+    ``before`` each, and not timed: what makes them equal."""
     taken: dict[str, list[Timing]] = {name: [] for name in sides}
     for counted in range(-warmup, rounds):
         for name, side in sides.items():
+            before()
             clock = Clock()
             side()
             if counted >= 0:

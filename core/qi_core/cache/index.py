@@ -17,7 +17,10 @@ import numpy as np
 from attrs import frozen
 from numpy.typing import NDArray
 
+from qi_core.checksum import checksum
+
 MAGIC = b"qi-index"
+VERSION = 2
 BLOCK = 4096
 PAGE = 256
 """Rows that are read for a look-up: 16 KiB."""
@@ -28,13 +31,13 @@ ROW = np.dtype(
         ("high", "<u8"),  # the id, as two big-endian numbers: sorted by them is sorted by bytes
         ("low", "<u8"),
         ("offset", "<u8"),  # in the shard's file
+        ("sum", "<u8"),  # the checksum of the entry's bytes
         ("length", "<u4"),
-        ("crc", "<u4"),  # of those bytes
         ("grid", "<u4", (3,)),  # (frames, rows, columns) of tokens; text: (1, 1, tokens)
         ("reason", "<u4"),  # 0, or why there are no bytes
-        ("made", "<u8"),  # seconds since 1970
+        ("made", "<u4"),  # seconds since 1970
         ("shard", "<u4"),  # which of the run's shards; not covered by ``check``, for a merge renumbers them
-        ("check", "<u4"),  # crc32c of all before ``shard``
+        ("check", "<u4"),  # the low half of the checksum of all before ``shard``
     ]
 )
 CHECKED = 56
@@ -54,7 +57,8 @@ class Entry:
     shard: str
     offset: int
     length: int
-    crc: int
+    sum: int
+    """``qi_core.checksum`` of its bytes."""
     grid: tuple[int, int, int]
     reason: int
 
@@ -67,21 +71,26 @@ def halves(ids: Sequence[bytes]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]
 
 def rows_of(entries: Sequence[Entry], made: int) -> Rows:
     """Entries of one shard as sorted rows."""
-    from crc32c import crc32c
-
     rows: Rows = np.zeros(len(entries), dtype=ROW)
     rows["high"], rows["low"] = halves([entry.id for entry in entries])
-    for name in ("offset", "length", "crc", "grid", "reason"):
+    for name in ("offset", "length", "sum", "grid", "reason"):
         rows[name] = [getattr(entry, name) for entry in entries]
     rows["made"] = made
     rows = rows[np.lexsort((rows["low"], rows["high"]))]
-    rows["check"] = [crc32c(row.tobytes()[:CHECKED]) for row in rows]
+    rows["check"] = [check_of(row.tobytes()) for row in rows]
     return rows
+
+
+def check_of(row: bytes) -> int:
+    """What stands in a row that says all else that it does."""
+    return checksum(row[:CHECKED]) & 0xFFFFFFFF
 
 
 def _header(shards: Sequence[str], count: int) -> bytes:
     """As long for any count."""
-    text = f'{{"version":1,"rows":{count:20},"shards":{json.dumps(list(shards), separators=(",", ":"))}}}'.encode()
+    text = (
+        f'{{"version":{VERSION},"rows":{count:20},"shards":{json.dumps(list(shards), separators=(",", ":"))}}}'.encode()
+    )
     head = MAGIC + len(text).to_bytes(8, "little") + text
     return head + b"\0" * (-len(head) % BLOCK)
 
@@ -127,8 +136,8 @@ class Run:
             version, self.count, self.shards = header["version"], int(header["rows"]), tuple(header["shards"])
         except (ValueError, KeyError, TypeError) as error:
             raise Damaged(f"{self.path}: its header cannot be read") from error
-        if version != 1:
-            raise Damaged(f"{self.path}: version {version}, 1 is known here")
+        if version != VERSION:
+            raise Damaged(f"{self.path}: version {version}, {VERSION} is known here")
         self._start = -(-(16 + length) // BLOCK) * BLOCK
         pages = -(-self.count // PAGE)
         end = self._start + self.count * ROW.itemsize
@@ -182,9 +191,7 @@ class Run:
 
     def entry(self, row: Any) -> Entry | None:
         """A row in words; None for one that is damaged: what it names is then encoded again."""
-        from crc32c import crc32c
-
-        if crc32c(row.tobytes()[:CHECKED]) != int(row["check"]) or int(row["shard"]) >= len(self.shards):
+        if check_of(row.tobytes()) != int(row["check"]) or int(row["shard"]) >= len(self.shards):
             return None
         high, low = int(row["high"]), int(row["low"])
         return Entry(
@@ -192,7 +199,7 @@ class Run:
             shard=self.shards[int(row["shard"])],
             offset=int(row["offset"]),
             length=int(row["length"]),
-            crc=int(row["crc"]),
+            sum=int(row["sum"]),
             grid=(int(row["grid"][0]), int(row["grid"][1]), int(row["grid"][2])),
             reason=int(row["reason"]),
         )

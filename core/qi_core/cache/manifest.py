@@ -9,17 +9,23 @@ import re
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NoReturn, TypeAlias
 
 from attrs import asdict, frozen
 
+from qi_core.checksum import checksum, hex_of
+from qi_core.errors import QiError
 from qi_core.files import sync_folder
 
 Why: TypeAlias = Literal["evicted", "spoiled", "missing"]
 NAME = re.compile(r"[0-9a-f]{40}")
 FILE = "manifest.jsonl"
 MOST_LINE = 4096
-_CHECK = re.compile(rb'^(\{.*), "check": "([0-9a-f]{8})"\}$')
+VERSION = 2
+"""Of lines, indexes and checksums."""
+_CHECK = re.compile(rb'^(\{.*), "check": "([0-9a-f]{16})"\}$')
+_FIRST = re.compile(rb'^\{.*, "check": "[0-9a-f]{8}"\}$')
+"""A line of version 1, which had another checksum."""
 
 
 @frozen(kw_only=True)
@@ -69,14 +75,19 @@ class Listing:
         self._where, self._tell = where, tell
 
     def take(self, line: bytes) -> Shard | None:
-        """One line: a shard that is new, or one that is gone. A damaged line is told and left out."""
+        """One line: a shard that is new, or one that is gone. A damaged line is told and left out. Raises QiError for
+        one that another version of the format has written."""
         if not line.strip():
             return None
+        if _FIRST.match(line):
+            self._refuse(1)
         try:
             told = _checked(line)
             if "gone" in told:
                 self.lose(_name(told["gone"]), told["why"])
                 return None
+            if told["version"] != VERSION:
+                self._refuse(told["version"])
             shard = _shard(told)
         except (ValueError, KeyError, TypeError) as error:
             self._tell(f"{self._where}: a line is damaged and left out ({error}): {line[:80]!r}")
@@ -88,6 +99,12 @@ class Listing:
         self.bytes += shard.size
         self.version += 1
         return shard
+
+    def _refuse(self, version: int) -> NoReturn:
+        raise QiError(
+            f"{self._where}: a cache of version {version} of the format; version {VERSION} was wanted: give another "
+            "folder (data.cache.path), or delete this one and all is encoded again"
+        )
 
     def lose(self, name: str, why: Why) -> None:
         """It is gone."""
@@ -128,7 +145,7 @@ class Manifest(Listing):
 
     def publish(self, shard: Shard) -> None:
         """With the lock held, the files in place: from now on it exists."""
-        self._append({"shard": shard.name, **asdict(shard.form), **_counts(shard)})
+        self._append({"shard": shard.name, "version": VERSION, **asdict(shard.form), **_counts(shard)})
 
     def withdraw(self, name: str, why: Why) -> None:
         """With the lock held: it doesn't exist any more."""
@@ -151,17 +168,13 @@ class Manifest(Listing):
 
 
 def _line(told: Mapping[str, Any]) -> bytes:
-    from crc32c import crc32c
-
     text = json.dumps(told)[:-1].encode()
-    return text + f', "check": "{crc32c(text):08x}"}}\n'.encode()
+    return text + f', "check": "{hex_of(checksum(text))}"}}\n'.encode()
 
 
 def _checked(line: bytes) -> dict[str, Any]:
-    from crc32c import crc32c
-
     found = _CHECK.match(line) if len(line) <= MOST_LINE else None
-    if found is None or f"{crc32c(found[1]):08x}".encode() != found[2]:
+    if found is None or hex_of(checksum(found[1])).encode() != found[2]:
         raise ValueError("its checksum is another")
     told: dict[str, Any] = json.loads(found[1] + b"}")
     return told

@@ -9,10 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from crc32c import crc32c
-
 from qi_core.cache.manifest import FILE, Listing, Shard
 from qi_core.cache.shards import DATA, INDEX, Span
+from qi_core.checksum import checksum
 from qi_core.errors import QiError
 
 DEADLINE = 30.0
@@ -76,7 +75,10 @@ class Mirror:
     def _news(self) -> list[Shard]:
         self.asked()
         lines = self._get(FILE, most=MOST_MANIFEST).split(b"\n")
-        return [shard for line in lines if (shard := self.listing.take(line)) is not None]
+        try:
+            return [shard for line in lines if (shard := self.listing.take(line)) is not None]
+        except QiError as error:
+            raise Failed(str(error)) from error
 
     def asked(self) -> None:
         """It is being asked just now."""
@@ -102,13 +104,13 @@ class Mirror:
 
     def read(self, name: str, spans: Sequence[Span]) -> list[bool]:
         """As ``Reader.read``: which entries have the right checksum; none if the mirror fails, which is told."""
-        good = {entry.id: not entry.length and entry.crc == 0 for entry, _ in spans}
+        good = {entry.id: not entry.length and entry.sum == checksum(b"") for entry, _ in spans}
         try:
             for start, end, own in _stretches(spans):
                 data = memoryview(self._get(f"{name}{DATA}", most=end - start, start=start))
                 for entry, view in own:
                     view[:] = data[entry.offset - start : entry.offset - start + entry.length]
-                    good[entry.id] = crc32c(view) == entry.crc
+                    good[entry.id] = checksum(view) == entry.sum
         except Failed as error:
             self._rest(error)
         return [good[entry.id] for entry, _ in spans]

@@ -17,10 +17,9 @@ from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 
-from crc32c import crc32c
-
 from qi_core.cache.index import BLOCK, PAGE, ROW, Entry, rows_of, write_run
 from qi_core.cache.manifest import Form, Shard
+from qi_core.checksum import Running, checksum, pieces
 from qi_core.files import sync_folder
 
 DATA, INDEX, PART = ".safetensors", ".index", ".part"
@@ -64,9 +63,13 @@ class Writer:
         """Raises OSError if the disk is full: the shard is of no use then."""
         if len(data) > LONGEST:
             raise OSError(27, f"an entry of {len(data)} bytes")
-        entry = Entry(id, self.name, self.bytes, len(data), crc32c(data), grid, reason)
-        self._write(data, self.bytes)
-        self.bytes += len(data)
+        total, at = Running(), self.bytes
+        for piece in pieces(data):
+            total.add(piece)
+            self._write(piece, at)
+            at += len(piece)
+        entry = Entry(id, self.name, self.bytes, len(data), total.value, grid, reason)
+        self.bytes = at
         self.entries[id] = entry
         return entry
 
@@ -161,7 +164,7 @@ class Reader:
             if shard.name in self._open:
                 descriptor, users = self._open[shard.name]
             else:
-                descriptor = os.open(self._folder / f"{shard.name}{DATA}", os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+                descriptor = _opened(self._folder / f"{shard.name}{DATA}")
                 users = 0
                 if (size := os.fstat(descriptor).st_size) != shard.bytes:
                     os.close(descriptor)
@@ -197,10 +200,19 @@ class Reader:
             self._close_some()
 
 
+def _opened(path: Path) -> int:
+    """For reading entries here and there: the system reads what is asked for and guesses nothing."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+    return descriptor
+
+
 def _read(descriptor: int, spans: Sequence[Span]) -> list[bool]:
     """Which entries have the right checksum. Raises EOFError at the end of the file.
 
-    Small neighbours are read together. Checksums are taken right after, while the bytes are in the processor's cache.
+    Small neighbours are read together, and no entry in pieces: from the disk, that takes the system a third more.
+    Checksums are taken right after, while the bytes are in the processor's cache.
     """
     good = [False] * len(spans)
     ordered = sorted(range(len(spans)), key=lambda i: spans[i][0].offset)
@@ -208,16 +220,17 @@ def _read(descriptor: int, spans: Sequence[Span]) -> list[bool]:
     while at < len(ordered):
         start = end = spans[ordered[at]][0].offset
         group: list[int] = []
-        while at < len(ordered) and spans[ordered[at]][0].offset == end and end - start < TOGETHER:
-            group.append(ordered[at])
-            end += spans[ordered[at]][0].length
-            at += 1
-            if len(group) == VECTORS:
+        while at < len(ordered) and len(group) < VECTORS:
+            entry = spans[ordered[at]][0]
+            if group and (entry.offset != end or end + entry.length > start + TOGETHER):
                 break
+            group.append(ordered[at])
+            end += entry.length
+            at += 1
         _fill(descriptor, [spans[i][1] for i in group], start)
         for i in group:
             entry, view = spans[i]
-            good[i] = crc32c(view) == entry.crc
+            good[i] = checksum(view) == entry.sum
     return good
 
 

@@ -12,11 +12,10 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable
 
-import crc32c
 from attrs import frozen
 
-CHUNK = 1 << 20
-"""Bytes that are summed and then written while the processor still has them."""
+from qi_core.checksum import Running, hex_of, pieces
+
 SPARE = 4
 """Files that are kept to be written again. A third of the time of writing into a new one: its memory is there."""
 
@@ -27,8 +26,8 @@ class Body:
 
     view: memoryview
     """Its bytes, mapped: nothing is copied. Not looked into after ``close``."""
-    crc: str
-    """CRC-32C, eight hexadecimal digits."""
+    sum: str
+    """Its checksum, sixteen hexadecimal digits."""
     close: Callable[[], None]
     """Lets its file be written again."""
 
@@ -45,7 +44,7 @@ class Written:
     number: int
     fd: int
     size: int
-    crc: int
+    sum: int
 
 
 class Spool:
@@ -59,7 +58,7 @@ class Spool:
         self._count, self._room = 0, SPARE
         self._lock = threading.Lock()
 
-    def write(self, pieces: Iterable[memoryview]) -> Written:
+    def write(self, buffers: Iterable[memoryview]) -> Written:
         """Raises OSError where there is no room."""
         with self._lock:
             if self._spare:
@@ -70,14 +69,14 @@ class Spool:
                 number, fd = self._count, _nameless()
                 self._count, self._files[number] = number + 1, fd
         try:
-            size, crc = _write(fd, pieces)
+            size, total = _write(fd, buffers)
             if os.fstat(fd).st_size > 2 * size:  # a small one must not keep a large one's memory
                 os.ftruncate(fd, size)
         except BaseException:
             with self._lock:
                 self._close(number)
             raise
-        return Written(number=number, fd=fd, size=size, crc=crc)
+        return Written(number=number, fd=fd, size=size, sum=total)
 
     def free(self, number: int) -> None:
         """Nobody reads it any more."""
@@ -93,14 +92,14 @@ class Spool:
             gone, self._gone = tuple(self._gone), []
         return gone
 
-    def body(self, pieces: Iterable[memoryview]) -> Body:
+    def body(self, buffers: Iterable[memoryview]) -> Body:
         """For whoever sends it from this process."""
-        made = self.write(pieces)
+        made = self.write(buffers)
         with self._lock:
             self._maps.drop(tuple(self._gone))
             self._gone.clear()
             view = self._maps.view(made.number, made.fd, made.size)
-        return Body(view=view, crc=f"{made.crc:08x}", close=lambda: self.free(made.number))
+        return Body(view=view, sum=hex_of(made.sum), close=lambda: self.free(made.number))
 
     def close(self) -> None:
         """Keep no more files; those that are read are closed when they are freed."""
@@ -134,16 +133,15 @@ class Maps:
             self._known.pop(number, None)
 
 
-def _write(fd: int, pieces: Iterable[memoryview]) -> tuple[int, int]:
-    size = crc = 0
-    for piece in pieces:
-        for start in range(0, len(piece), CHUNK):
-            chunk = piece[start : start + CHUNK]
-            crc = crc32c.crc32c(chunk, crc)
-            size += len(chunk)
-            while chunk:  # the system may take less than it is given
-                chunk = chunk[os.write(fd, chunk) :]
-    return size, crc
+def _write(fd: int, buffers: Iterable[memoryview]) -> tuple[int, int]:
+    size, total = 0, Running()
+    for buffer in buffers:
+        for piece in pieces(buffer):
+            total.add(piece)
+            size += len(piece)
+            while piece:  # the system may take less than it is given
+                piece = piece[os.write(fd, piece) :]
+    return size, total.value
 
 
 def _nameless() -> int:

@@ -80,7 +80,7 @@ class Reply(Struct, frozen=True):
     number: int = 0
     """Of its file; or the place of the next one."""
     size: int = 0
-    crc: int = 0
+    sum: int = 0
     gone: tuple[int, ...] = ()
     """Files that it has closed."""
 
@@ -162,7 +162,7 @@ def work(
         from qi_core import packing  # torch: who only tries samples may do without
 
         made = spool.write(packing.body(packing.pack(portion)))
-        return Reply(kind="done", number=made.number, size=made.size, crc=made.crc, gone=spool.gone()), made.fd
+        return Reply(kind="done", number=made.number, size=made.size, sum=made.sum, gone=spool.gone()), made.fd
 
     with suppress(EOFError, ConnectionError):
         send(channel, Reply(kind="ready"))

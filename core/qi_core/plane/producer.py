@@ -12,9 +12,9 @@ from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
-import crc32c
 from attrs import field, frozen
 
+from qi_core.checksum import Running, hex_of, pieces
 from qi_core.errors import QiError
 from qi_core.packing import Damaged, Limits, read
 from qi_core.plane import wire
@@ -143,7 +143,7 @@ class Producer:
             size = self._announced(response, order, wire.name_of(body))
             buffer = ring.lend(size)
             connection.sock.settimeout(STALL)
-            _fill(response, buffer)
+            total = _fill(response, buffer)
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise Gone(f"broke off ({_why(error)})") from error
@@ -151,7 +151,7 @@ class Producer:
             connection.close()
             raise
         self._keep(connection, response)
-        if f"{crc32c.crc32c(buffer):08x}" != response.headers[wire.CRC]:
+        if hex_of(total) != response.headers[wire.SUM]:
             raise Wrong("a portion with another checksum than was sent with it")
         try:
             portion = read(buffer, self._call.limits)
@@ -286,14 +286,17 @@ def hang_up(connection: http.client.HTTPConnection) -> None:
         socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)  # TLS's own would go on in the clear
 
 
-def _fill(response: http.client.HTTPResponse, buffer: memoryview) -> None:
-    """Straight from the socket into the buffer. Raises Gone where the other side ends early."""
-    at = 0
-    while at < len(buffer):
-        count = response.readinto(buffer[at:])
-        if not count:
-            raise Gone(f"broke off after {at} of {len(buffer)} bytes")
-        at += count
+def _fill(response: http.client.HTTPResponse, buffer: memoryview) -> int:
+    """Straight from the socket into the buffer; the checksum of it. Raises Gone where the other side ends early."""
+    total, at = Running(), 0
+    for piece in pieces(buffer):
+        while piece:
+            count = response.readinto(piece)
+            if not count:
+                raise Gone(f"broke off after {at} of {len(buffer)} bytes")
+            total.add(piece[:count])
+            piece, at = piece[count:], at + count
+    return total.value
 
 
 def _seconds(retry_after: str | None) -> float:

@@ -140,7 +140,7 @@ async def _send(request: web.Request, body: Body, headers: dict[str, str]) -> we
     and it lends pages to the network, where they would change when the file is written again."""
     from aiohttp import web
 
-    response = web.StreamResponse(headers={wire.CRC: body.crc, "Content-Type": wire.BODY, **headers})
+    response = web.StreamResponse(headers={wire.SUM: body.sum, "Content-Type": wire.BODY, **headers})
     response.content_length = body.size
     await response.prepare(request)
     transport = request.transport

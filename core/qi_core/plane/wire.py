@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """Changes with every change of a message that an older side would misread."""
 PORTION, SPEC, HEALTH, STATS, SHARD = "/v1/portion", "/v1/rpc/spec", "/v1/health", "/v1/stats", "/v1/shard"
-CRC, MADE_BY, ANSWERS = "X-Qi-Crc32c", "X-Qi-Spec", "X-Qi-Order"
-"""Headers of a portion: its checksum (eight hexadecimal digits), the spec it was made by, the name of its order."""
+SUM, MADE_BY, ANSWERS = "X-Qi-Xxh3", "X-Qi-Spec", "X-Qi-Order"
+"""Headers of a portion: its checksum (sixteen hexadecimal digits), the spec it was made by, the name of its order."""
 BODY = "application/vnd.qi.portion"
 LARGEST = 8 << 20
 """Bytes of a message that is no portion."""

@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from attrs import define, field
 
+from qi_core.checksum import hex_of
 from qi_core.errors import QiError
 from qi_core.plane import wire
 from qi_core.plane.body import Body, Spool
@@ -279,7 +280,7 @@ class Workers:
             view = child.maps.view(reply.number, fd, reply.size)
         finally:
             os.close(fd)
-        return Body(view=view, crc=f"{reply.crc:08x}", close=lambda: child.free.put(reply.number))
+        return Body(view=view, sum=hex_of(reply.sum), close=lambda: child.free.put(reply.number))
 
 
 def _poisoned(job: _Job, last: str) -> str:

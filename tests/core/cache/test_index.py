@@ -17,8 +17,7 @@ MANY = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from crc32c import crc32c
-from qi_core.cache.index import ROW, CHECKED, Run, write_run
+from qi_core.cache.index import ROW, Run, check_of, write_run
 
 path, count, step, part = Path(sys.argv[1]), int(sys.argv[2]), 1000, 1 << 16
 
@@ -28,7 +27,7 @@ def parts():
         rows = np.zeros(len(numbers), dtype=ROW)
         rows["high"] = rows["low"] = numbers * np.uint64((1 << 64) // count)
         for i in np.flatnonzero(numbers % step == 0):
-            rows["check"][i] = crc32c(rows[i].tobytes()[:CHECKED])
+            rows["check"][i] = check_of(rows[i].tobytes())
         yield rows
 
 with path.open("wb") as file:

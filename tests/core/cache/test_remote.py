@@ -126,6 +126,17 @@ def test_a_damaged_shard_is_repaired_from_a_mirror_that_has_it(tmp_path: Path, t
         again.close()
 
 
+def test_a_mirror_of_another_version_of_the_format_is_told_and_not_read(tmp_path: Path, theirs: Path) -> None:
+    manifest = theirs / "manifest.jsonl"
+    manifest.write_bytes(manifest.read_bytes().rpartition(b'"')[0][:-16] + b'0badcafe"}\n')
+    told: list[str] = []
+    with served(theirs) as (address, _):
+        shelf = shelf_at(tmp_path / "ours", told, mirrors=(address,))
+        assert held(shelf, range(20)) == set()
+        shelf.close()
+    assert [f"{address}/manifest.jsonl: a cache of version 1" in line for line in told] == [True]
+
+
 @pytest.mark.parametrize(
     ("settings", "why"),
     [({"ranges": False}, "it knows no Range"), ({"spoil": True}, "")],

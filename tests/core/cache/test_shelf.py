@@ -20,6 +20,7 @@ from safetensors import safe_open
 
 from qi_core.cache import shards
 from qi_core.cache.manifest import Form
+from qi_core.checksum import checksum
 from qi_core.errors import QiError
 from support.caching import FORM, SIZE, SMALL, entry, fill, held, shards_of, shelf_at
 
@@ -242,6 +243,23 @@ def test_a_damaged_line_of_the_manifest_is_told_and_costs_one_shard(tmp_path: Pa
     assert held(last, range(6)) == {0, 5}  # the torn line swallowed nothing
     assert any("damaged" in line for line in told)
     last.close()
+
+
+@pytest.mark.parametrize("version", [1, 3])
+def test_a_cache_of_another_version_of_the_format_is_refused_and_left_as_it_is(tmp_path: Path, version: int) -> None:
+    """Else all of it would be swept: by what this version knows, none of its shards has a line."""
+    shelf = shelf_at(tmp_path)
+    fill(shelf, range(3))
+    shelf.close()
+    path = tmp_path / "manifest.jsonl"
+    text = path.read_bytes().rpartition(b', "check"')[0].replace(b'"version": 2', b'"version": %d' % version)
+    path.write_bytes(
+        text + (b', "check": "0badcafe"}\n' if version == 1 else b', "check": "%016x"}\n' % checksum(text))
+    )
+    shards = shards_of(tmp_path)
+    with pytest.raises(QiError, match=f"version {version} of the format; version 2 was wanted: give another folder"):
+        shelf_at(tmp_path)
+    assert shards_of(tmp_path) == shards != []
 
 
 def test_a_disk_that_is_full_ends_the_storing_and_nothing_else(tmp_path: Path) -> None:

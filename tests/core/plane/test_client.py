@@ -13,11 +13,11 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-import crc32c
 import pytest
 import torch
 
 from qi_core import QiError
+from qi_core.checksum import checksum, hex_of
 from qi_core.engine import Spec
 from qi_core.packing import body, pack
 from qi_core.plane import wire
@@ -87,7 +87,7 @@ def lying(answer: Callable[[socket.socket, bytes], None]) -> Generator[str]:
 def head(order: bytes, content: bytes, **other: str) -> bytes:
     said = {
         "Content-Length": str(len(content)),
-        wire.CRC: f"{crc32c.crc32c(content):08x}",
+        wire.SUM: hex_of(checksum(content)),
         wire.MADE_BY: wire.order_of(order).spec,
         wire.ANSWERS: wire.name_of(order),
     }
