@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ TEMPLATE = Path(__file__).with_name("data_report.html.jinja")
 BINS = 48
 WIDTH, HEIGHT = 560, 150
 """Of a histogram, in units of its drawing."""
+CATEGORIES = 30
+"""That are shown at once: the most frequent ones."""
 SKEWED = 30.0
 """From where the value that 99 % stay below, by the median (or 1, if that is more), asks for a scale of powers."""
 
@@ -25,9 +27,9 @@ class Bin:
 
     x: float
     width: float
-    y: float
-    height: float
-    refused: bool
+    kept: float
+    refused: float
+    """Heights: the latter stands on the former."""
     told: str
     """What stands there when it is pointed at."""
 
@@ -41,6 +43,8 @@ class Histogram:
     """Thresholds: place and value."""
     ticks: Sequence[tuple[float, str]]
     skewed: bool
+    spread: tuple[float, float, float]
+    """The values that 1, 50 and 99 % stay below."""
 
 
 def page(found: Found) -> str:
@@ -51,10 +55,16 @@ def page(found: Found) -> str:
         autoescape=select_autoescape(default=True, default_for_string=True), undefined=StrictUndefined
     )
     filters: dict[str, Any] = environment.filters
-    filters |= {"share": _share, "number": "{:,}".format, "value": _told}
+    filters |= {"share": _share, "number": "{:,}".format, "value": _told, "by_value": _by_value}
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    drawings = {step.label: histogram(step) for step in found.funnel}
-    return template.render(found=found, drawings=drawings, width=WIDTH, height=HEIGHT)
+    return template.render(
+        found=found,
+        drawings={step.label: histogram(step) for step in found.funnel},
+        categories=sorted(found.categories.items(), key=lambda each: (-each[1][0], each[0])),
+        shown=CATEGORIES,
+        width=WIDTH,
+        height=HEIGHT,
+    )
 
 
 def histogram(step: Step) -> Histogram | None:
@@ -66,25 +76,29 @@ def histogram(step: Step) -> Histogram | None:
     skewed = values[0] >= 0 and _at(values, 0.99) > SKEWED * max(_at(values, 0.5), 1.0)
     low, high = min(values[0], *bounds, *values[:1]), max(values[-1], *bounds, *values[:1])
     place = _scale(low, high, skewed)
-    counts = [0] * BINS
+    counts, refused = [0] * BINS, [0] * BINS
     for value in values:
-        counts[min(int(place(value) / WIDTH * BINS), BINS - 1)] += 1
+        number = min(int(place(value) / WIDTH * BINS), BINS - 1)
+        counts[number] += 1
+        refused[number] += _refused(step, value)
     edges = [_value(low, high, skewed, number / BINS) for number in range(BINS + 1)]
     top = max(counts)
     bins = [
         Bin(
             x=number * WIDTH / BINS,
             width=WIDTH / BINS - 1,
-            y=HEIGHT * (1 - count / top),
-            height=HEIGHT * count / top,
-            refused=_refused(step, (edges[number] + edges[number + 1]) / 2),
-            told=f"{edges[number]:.4g} to {edges[number + 1]:.4g}: {count:,}",
+            kept=HEIGHT * (count - refused[number]) / top,
+            refused=HEIGHT * refused[number] / top,
+            told=f"{_told(edges[number])} to {_told(edges[number + 1])}: {count:,}"
+            + (f", {refused[number]:,} beyond the bar" if refused[number] else ""),
         )
         for number, count in enumerate(counts)
         if count
     ]
-    ticks = [(number / 4 * WIDTH, f"{_value(low, high, skewed, number / 4):.3g}") for number in range(5)]
-    return Histogram(bins=bins, marks=[(place(bound), f"{bound:g}") for bound in bounds], ticks=ticks, skewed=skewed)
+    ticks = [(number / 4 * WIDTH, _short(_value(low, high, skewed, number / 4), 3)) for number in range(5)]
+    marks = [(place(bound), _told(bound)) for bound in bounds]
+    spread = (_at(values, 0.01), _at(values, 0.5), _at(values, 0.99))
+    return Histogram(bins=bins, marks=marks, ticks=ticks, skewed=skewed, spread=spread)
 
 
 def _refused(step: Step, value: float) -> bool:
@@ -114,8 +128,18 @@ def _value(low: float, high: float, skewed: bool, share: float) -> float:
 
 
 def _share(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "-"
+    return f"{100 * part / whole:.1f}\u00a0%" if whole else "-"
+
+
+def _by_value(eyes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """From low to high, so that it shows where a threshold would cut."""
+    return sorted(eyes, key=lambda eye: math.inf if eye.get("value") is None else eye["value"])
 
 
 def _told(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
+    return "-" if value is None else _short(value, 4)
+
+
+def _short(value: float, digits: int) -> str:
+    """So many digits count; thousands are written out."""
+    return f"{float(f'{value:.{digits}g}'):,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.{digits}g}"
