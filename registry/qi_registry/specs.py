@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from attrs import evolve
+from attrs import evolve, fields, has
 
 from qi_core.errors import QiError
 from qi_registry.kinds import KINDS
@@ -38,6 +38,7 @@ def digest(recipe: Recipe) -> str:
     table = to_table(recipe)
     told = {
         "qi": version("qi"),
+        "plugins": _versions([getattr(recipe, key) for key in DECIDES] + list(recipe.data.filters)),
         "seed": recipe.train.seed,
         "data": {key: table["data"].get(key) for key in DECIDES_DATA},
         **{key: table.get(key) for key in DECIDES},
@@ -47,9 +48,29 @@ def digest(recipe: Recipe) -> str:
     return hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=12).hexdigest()
 
 
+def _versions(components: Iterable[object]) -> list[str]:
+    """Distributions that these components, and those within them, come from."""
+    offered = {plugin.module.partition(".")[0].partition(":")[0]: plugin for plugin in installed().plugins.found}
+    owners = {offered[name] for name in _packages(components) if name in offered}
+    return sorted({f"{plugin.distribution} {plugin.version}" for plugin in owners})
+
+
+def _packages(value: object) -> set[str]:
+    """That the classes of some settings are defined in."""
+    kind: Any = type(value)
+    if has(kind):
+        inner = [getattr(value, each.name) for each in fields(kind)]
+        return {kind.__module__.partition(".")[0]}.union(*map(_packages, inner))
+    if isinstance(value, Mapping):
+        return set[str]().union(*map(_packages, value.values()))
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        return set[str]().union(*map(_packages, value))
+    return set()
+
+
 def _naming_files(table: Mapping[str, Any]) -> list[Any]:
     """Components whose settings may name files that decide samples: weights, lists. (The source's own files are told
-    by the samples' keys, which the trainer compares.)"""
+    by each order: see ``qi_core.material``.)"""
     return [table["autoencoder"], table["conditioner"], *table["data"].get("filters", ())]
 
 

@@ -63,6 +63,9 @@ class Drawing:
     """Pictures drawn at once. While the next ones are drawn, rewards judge these."""
     seed: int = field(default=0, validator=validators.ge(0))
     """Another number draws other noise from the same seed of the run."""
+    changed: Literal["refuse", "next-epoch"] = "refuse"
+    """What a resume does when ``file`` is not what it was: refuse, or go on with what is there from the next time round
+    on."""
 
     def sides(self) -> tuple[int, ...]:
         """See ``qi_core.planning.Shown``."""

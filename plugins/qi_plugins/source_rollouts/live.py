@@ -178,7 +178,7 @@ class OnPolicySource(ABC, Generic[Item, BatchOf]):
 
     def _settings(self) -> str:
         """Tells settings apart under which pictures mean something else."""
-        return hashlib.sha256(repr(evolve(self.settings, chunk=1)).encode()).hexdigest()[:16]
+        return hashlib.sha256(repr(evolve(self.settings, chunk=1, changed="refuse")).encode()).hexdigest()[:16]
 
     @abstractmethod
     def _sizes(self) -> str:
@@ -305,7 +305,7 @@ def _prompts(settings: Drawing, place: Place, seed: int, multiple: int) -> Promp
         return FromSource(settings.prompts.build(place, multiple))
     assert settings.file is not None
     lines: Sequence[Any] = Reader(settings.file.expanduser(), (settings.height, settings.width), multiple).read()
-    return FromFile(lines, seed, multiple)
+    return FromFile(lines, seed, multiple, f"file = '{settings.file}'", settings.changed)
 
 
 def _number(name: str) -> int:

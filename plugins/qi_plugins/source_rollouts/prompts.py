@@ -6,10 +6,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from attrs import field, frozen
 
+from qi_core import material
 from qi_core.errors import QiError
 from qi_core.pixels import Unusable, decode, prepare, read_header, resize, size_of
 from qi_core.place import Closing
@@ -103,8 +104,18 @@ class Line:
 class FromFile:
     """The prompts of a file, each once a round, shuffled anew each round."""
 
-    def __init__(self, lines: Sequence[Line], seed: int, multiple: int) -> None:
+    def __init__(
+        self,
+        lines: Sequence[Line],
+        seed: int,
+        multiple: int,
+        name: str = "file",
+        changed: Literal["refuse", "next-epoch"] = "refuse",
+    ) -> None:
+        """``name``: what messages call the file."""
         self._lines, self._seed, self._multiple, self._n = lines, seed, multiple, 0
+        self._files = {name: material.digest(map(_told, lines))}
+        self._changed: Literal["refuse", "next-epoch"] = changed
         self._orders: dict[int, list[int]] = {}
 
     def draw(self, count: int) -> list[Task]:
@@ -113,10 +124,13 @@ class FromFile:
         return tasks
 
     def state_dict(self) -> dict[str, Any]:
-        return {"n": self._n}
+        return {"n": self._n, "files": self._files, "lines": len(self._lines)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a position. Raises QiError if the file is not what it was and ``changed`` refuses that."""
         self._n = int(state["n"])
+        if material.unchanged(state.get("files"), self._files, self._changed):
+            self._n = -(-self._n // state["lines"]) * len(self._lines)
 
     def report(self) -> dict[str, int]:
         return {}
@@ -203,6 +217,12 @@ class Reader:
                 wanted = {str: "text", int: "a whole number", list: "a list of paths"}[KEYS[key]]
                 raise QiError(f"{where}: {key} is {value!r}; wanted {wanted}")
         return record
+
+
+def _told(line: Line) -> str:
+    """What a prompt is: pictures to edit by name and size."""
+    sizes = [f"{path.name} {path.stat().st_size}" for path in line.references]
+    return repr((line.id, line.prompt, line.size, line.text, sizes))
 
 
 def _picture(path: Path, like: tuple[int, int], multiple: int) -> Tensor:

@@ -42,6 +42,21 @@ def test_a_position_goes_on(tmp_path: Path) -> None:
     assert [task.prompt for task in other.draw(7)] == wanted
 
 
+def test_a_resume_notices_an_edited_file(tmp_path: Path) -> None:
+    """Going on with what is there begins the next time round."""
+    path = tmp_path / "prompts.txt"
+    path.write_text("a\nb\nc\n", encoding="utf-8")
+    source = FromFile(Reader(path, (32, 48), 16).read(), 0, 16)
+    source.draw(4)
+    path.write_text("a\nb\nd\ne\n", encoding="utf-8")
+    lines = Reader(path, (32, 48), 16).read()
+    with pytest.raises(QiError, match=r"^source: file changed since the checkpoint; put back what was there"):
+        FromFile(lines, 0, 16).load_state_dict(source.state_dict())
+    after = FromFile(lines, 0, 16, changed="next-epoch")
+    after.load_state_dict(source.state_dict())
+    assert {task.prompt for task in after.draw(4)} == set("abde")
+
+
 def test_jsonl_tells_text_size_and_pictures_to_edit(tmp_path: Path) -> None:
     Image.fromarray(np.full((40, 80, 3), 7, dtype=np.uint8)).save(tmp_path / "old.png")
     record = {"id": "x", "prompt": 'the word "HI"', "text": "HI", "references": ["old.png"], "height": 16, "width": 64}
