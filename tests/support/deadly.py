@@ -1,8 +1,8 @@
 """A worker that some samples kill and some hang. It makes nothing: of a portion it says what was avoided. It loads no
 torch, so that it starts at once.
 
-A ticket is (n,), its key the number in words. The definition is JSON: ``kills``, ``hangs``, ``hoards`` and ``unusable``
-are lists of numbers; more than ``together`` kill; each takes ``seconds`` and leaves a line in the file ``marks``.
+A ticket is (n,). The definition is JSON: ``kills``, ``hangs``, ``hoards`` and ``unusable`` are lists of numbers; more
+than ``together`` kill; each takes ``seconds`` and leaves a line in the file ``marks``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,11 @@ LATER = 100
 """Who stands in for n is n + LATER, for that one n + 2 LATER, and so on."""
 
 
+def called(n: int) -> str:
+    """Its key: as of a file whose name is a number, and a byte that is no text."""
+    return f"{n}\udcff"
+
+
 def definition(**given: object) -> bytes:
     return json.dumps(given).encode()
 
@@ -36,11 +41,11 @@ class Deadly:
     def walk(self, order: Order, place: int, tell: Callable[[int, str], None]) -> None:
         """What making the sample at this place does."""
         n, avoid = order.tickets[place][0], {each.key for each in order.avoid}
-        while f"{n}" in avoid or n in self.given.get("unusable", ()):
-            if f"{n}" not in avoid:
-                tell(place, f"{n}")
+        while called(n) in avoid or n in self.given.get("unusable", ()):
+            if called(n) not in avoid:
+                tell(place, called(n))
             n += LATER
-        tell(place, f"{n}")
+        tell(place, called(n))
         if "marks" in self.given:
             with open(self.given["marks"], "a", encoding="ascii") as marks:
                 marks.write(f"{os.getpid()}\n")

@@ -10,6 +10,7 @@ are written into a file without a name, whose descriptor is handed over.
 from __future__ import annotations
 
 import faulthandler
+import json
 import os
 import select
 import signal
@@ -58,8 +59,8 @@ class Task(Struct, frozen=True):
     """Given with the first task of a spec."""
     order: str = ""
     """``wire.Asked`` as JSON; none: get ready for the spec."""
-    avoid: tuple[Avoided, ...] = ()
-    """Of the order."""
+    avoid: str = "[]"
+    """Of the order: ``listed``."""
     singly: tuple[int, ...] = ()
     """Only try the order's samples at these places, one by one."""
     deadline: float = 0.0
@@ -76,13 +77,18 @@ class Reply(Struct, frozen=True):
     kind: Literal["ready", "built", "done", "refused", "memory", "trying", "tried"]
     """Started; ready for the spec; made; can't be, and why; no memory was left. Singly: the next one; all."""
     text: str = ""
-    """Why; or the key of the next one."""
+    """Why; or the key of the next one, as ASCII JSON."""
     number: int = 0
     """Of its file; or the place of the next one."""
     size: int = 0
     sum: int = 0
     gone: tuple[int, ...] = ()
     """Files that it has closed."""
+
+
+def listed(avoid: Sequence[Avoided]) -> str:
+    """As ASCII JSON: a key may come of a file's name that is no text, and then can't be UTF-8."""
+    return json.dumps([(each.key, each.reason, each.detail) for each in avoid])
 
 
 def send(channel: socket.socket, message: Struct, fd: int | None = None) -> None:
@@ -141,7 +147,7 @@ def work(
 
         def tell(place: int, key: str) -> None:
             limit(2 * task.each)
-            send(channel, Reply(kind="trying", number=place, text=key))
+            send(channel, Reply(kind="trying", number=place, text=json.dumps(key)))
 
         trial(task.definition.encode())(_ordered(task), task.singly, tell)
         return Reply(kind="tried")
@@ -174,13 +180,13 @@ def work(
             try:
                 reply, fd = carried_out(task)
             except QiError as error:
-                reply, fd = Reply(kind="refused", text=str(error)), None
+                reply, fd = _refused(str(error)), None
             except MemoryError:
                 traceback.print_exc()
                 reply, fd = Reply(kind="memory"), None
             except Exception as error:
                 traceback.print_exc()
-                reply, fd = Reply(kind="refused", text=f"the producer failed ({type(error).__name__}: {error})"), None
+                reply, fd = _refused(f"the producer failed ({type(error).__name__}: {error})"), None
             limit(0)
             send(channel, reply, fd)
             if reply.kind == "memory":
@@ -189,9 +195,15 @@ def work(
     ending.join(FAREWELL)
 
 
+def _refused(why: str) -> Reply:
+    """It may tell a file's name that is no text."""
+    return Reply(kind="refused", text=why.encode("utf-8", "backslashreplace").decode())
+
+
 def _ordered(task: Task) -> Order:
     """The order of a task."""
-    return evolve(wire.order_of(task.order.encode()), avoid=task.avoid)
+    avoid = (Avoided(key=key, reason=reason, detail=detail) for key, reason, detail in json.loads(task.avoid))
+    return evolve(wire.order_of(task.order.encode()), avoid=tuple(avoid))
 
 
 def _end_with(channel: socket.socket, farewell: Callable[[], None]) -> None:

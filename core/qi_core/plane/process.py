@@ -7,7 +7,6 @@ import queue
 import select
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -41,9 +40,9 @@ class Care:
     start: float = field(default=900.0, validator=validators.gt(0))
     """Seconds in which a worker must be ready: encoders are loaded."""
     memory: int = field(default=0, validator=validators.ge(0))
-    """Bytes in memory at which a worker is killed; 0: no limit."""
-    address_space: int = field(default=0, validator=validators.ge(0))
-    """Bytes that a worker may reserve (RLIMIT_AS; not with CUDA, which reserves more than it uses); 0: no limit."""
+    """Bytes in memory at which a worker is killed; 0: no limit. It is watched, and not held to by the system
+    (RLIMIT_AS, RLIMIT_DATA): a decoder that is given no memory says that the file is broken, and of several threads
+    which one is given none is chance; so samples would be lost that are good, and others each time."""
 
 
 class Died(Exception):
@@ -78,11 +77,6 @@ class Worker:
                 ours.close()
                 raise Died(f"could not be started: {error}") from error
         self._channel, self._hung_up = ours, False
-        if care.address_space and sys.platform == "linux":
-            import resource
-
-            with suppress(ProcessLookupError):
-                resource.prlimit(self.process.pid, resource.RLIMIT_AS, (care.address_space, care.address_space))
 
     def remember(self, spec: str) -> None:
         """As the worker does (``child.SPECS``)."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
 from qi_core.errors import QiError
 from qi_core.plane import wire
-from qi_core.plane.child import Task
+from qi_core.plane.child import Task, listed
 from qi_core.plane.process import NOT_READY, TOO_SLOW, Care, Died, Worker
 from qi_core.portions import Avoided, Order
 
@@ -57,7 +58,7 @@ class Trial:
                 spec=self._order.spec,
                 definition=self._definition.decode(),
                 order=wire.asked(self._order).decode(),
-                avoid=tuple(self._known),
+                avoid=listed(self._known),
                 singly=places,
                 deadline=care.start,
                 each=care.deadline,
@@ -65,7 +66,7 @@ class Trial:
         )
         seconds, late = care.start, NOT_READY
         while (reply := worker.wait(seconds, late)[0]).kind == "trying":
-            self._at = reply.number, reply.text
+            self._at = reply.number, json.loads(reply.text)
             seconds, late = care.deadline, TOO_SLOW
         if reply.kind != "tried":
             self._give_up(reply.text)

@@ -17,7 +17,7 @@ from qi_core.checksum import hex_of
 from qi_core.errors import QiError
 from qi_core.plane import wire
 from qi_core.plane.body import Body, Spool
-from qi_core.plane.child import FAREWELL, Build, Make, Task
+from qi_core.plane.child import FAREWELL, Build, Make, Task, listed
 from qi_core.plane.orders import KNOWN
 from qi_core.plane.process import NOT_READY, TOO_LONG, TOO_SLOW, Care, Died, Worker
 from qi_core.plane.trial import Trial
@@ -223,9 +223,10 @@ class Workers:
         while not trial.over and not self._closed:
             try:
                 trial.go_on(lambda: self._start(number))
-                self._end(number)
             except Died as death:
                 self._bury(number, death)
+            finally:
+                self._end(number)
         for each in trial.found:
             told = f"{each.key!r} {each.reason} (a worker {each.detail}, twice); another takes its place"
             print(told, file=sys.stderr, flush=True)
@@ -269,7 +270,7 @@ class Workers:
     def _make(self, child: Worker, order: Order) -> Body:
         text = wire.asked(order).decode()
         free = tuple(child.free.get_nowait() for _ in range(child.free.qsize()))
-        avoid = self._avoided(order.spec)
+        avoid = listed(self._avoided(order.spec))
         child.give(Task(spec=order.spec, order=text, avoid=avoid, deadline=self._care.deadline, free=free))
         reply, fd = child.wait(self._care.deadline, TOO_SLOW)
         child.remember(order.spec)
