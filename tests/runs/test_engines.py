@@ -12,7 +12,9 @@ from PIL import Image
 
 from qi_plugins.autoencoder_patchify.patches import Patches
 from qi_plugins.conditioner_characters.component import Characters
+from qi_plugins.source_mixture.mixture import Mixture
 from qi_registry import reader, specs
+from qi_registry.registry import installed
 from support.small_run import RECIPE, here, losses, qi, start, steps, write_recipe
 
 STEPS = 12
@@ -209,3 +211,18 @@ def test_files_that_a_recipe_names_are_part_of_the_spec(tmp_path: Path) -> None:
         specs._contents.cache_clear()
         told.append(specs.digest(reader.loads(RECIPE, where="r", sets=[filters])))
     assert told[0] == told[2] != told[1]
+
+
+def test_versions_of_plugins_whose_parts_decide_samples_are_part_of_the_spec(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of any other, of trackers say, may differ between a trainer and its producers."""
+    mixed = 'source={name="mixture", parts=[{source={name="rendered-text", width=32}}]}'
+    recipe, plugins = reader.loads(RECIPE, where="r", sets=[mixed]), installed().plugins
+    before = specs.digest(recipe)
+    (own,) = (plugin for plugin in plugins.found if plugin.module == "qi_plugins.source_text")
+    foreign = own._replace(module="somebody_else", distribution="qi-somebody-else", version="1.0")
+    monkeypatch.setattr(plugins, "found", [*plugins.found, foreign])
+    assert specs.digest(recipe) == before
+    monkeypatch.setattr(Mixture, "__module__", "somebody_else.mixing")
+    first = specs.digest(recipe)
+    monkeypatch.setattr(plugins, "found", [*plugins.found[:-1], foreign._replace(version="1.1")])
+    assert len({before, first, specs.digest(recipe)}) == 3
