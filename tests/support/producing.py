@@ -30,7 +30,8 @@ from qi_core.portions import Lost, Order, Portion
 PROGRAM = Path(__file__)
 SPEC = "spec-1"
 ILL, SLOW, SICK = 1, 2, 3
-"""The second number of a ticket: can't be carried out; takes SECONDS; ends its worker, in another way each time."""
+"""The second number of a ticket: can't be carried out; takes for ever the first time; ends its worker, in another way each
+time."""
 
 
 def ordered(number: int, *also: int, size: int = 2, spec: str = SPEC) -> Order:
@@ -66,12 +67,18 @@ def build(definition: bytes) -> Make:
             if also == [ILL]:
                 raise QiError("no usable sample is left")
             if also == [SLOW]:
-                time.sleep(given["seconds"])
+                _slow(Path(given["folder"]) / "slow")
             if also == [SICK]:
                 _sick(Path(given["folder"]) / "sick")
         return portion_of(order)
 
     return make
+
+
+def _slow(mark: Path) -> None:
+    if not mark.exists():
+        mark.touch()
+        time.sleep(3600)
 
 
 def _sick(marks: Path) -> None:

@@ -37,7 +37,7 @@ def workers(folder: Path) -> Iterator[Workers]:
 
 @pytest.fixture
 def given(folder: Path) -> bytes:
-    return definition(folder=str(folder), seconds=1.0).encode()
+    return definition(folder=str(folder)).encode()
 
 
 def held(body: Body) -> list[tuple[str, int, str]]:
@@ -62,10 +62,13 @@ def test_one_that_cannot_be_carried_out_is_told_and_costs_no_worker(workers: Wor
     assert workers.pids() == before
 
 
-def test_the_order_of_a_killed_worker_is_given_to_another(workers: Workers, given: bytes) -> None:
+def test_the_order_of_a_killed_worker_is_given_to_another(workers: Workers, folder: Path, given: bytes) -> None:
     order = ordered(7, SLOW)
     made = workers.submit(order, given)
-    time.sleep(0.3)
+    until = time.monotonic() + 20
+    while not (folder / "slow").exists():  # it has begun
+        assert time.monotonic() < until
+        time.sleep(0.01)
     for pid in workers.pids():
         os.kill(pid, signal.SIGKILL)
     assert held(made.result(60)) == told(portion_of(order))
