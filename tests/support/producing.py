@@ -30,8 +30,8 @@ from qi_core.portions import Lost, Order, Portion
 PROGRAM = Path(__file__)
 SPEC = "spec-1"
 ILL, SLOW, SICK = 1, 2, 3
-"""The second number of a ticket: can't be carried out; takes for ever the first time; ends its worker, in another way each
-time."""
+"""The second number of a ticket: can't be carried out; takes for ever the first time; ends its worker, in another way
+each time."""
 
 
 def ordered(number: int, *also: int, size: int = 2, spec: str = SPEC) -> Order:
