@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from support.crew import Crew, Member, children, until_saved, until_step
+from support.ranks import free_port
 from support.small_run import RECIPE, losses, write_recipe
 
 FSDP = RECIPE.replace('name = "single"', 'name = "fsdp"').replace("steps = 60", "steps = 30")
@@ -140,13 +141,14 @@ def test_two_runs_never_share_a_folder(crew: Crew, recipe: Path, tmp_path: Path)
 
 
 def test_ranks_that_do_not_come_are_told(crew: Crew, recipe: Path, tmp_path: Path) -> None:
-    alone = {"RANK": "0", "MASTER_PORT": "29777"}
+    port = str(free_port())
+    alone = {"RANK": "0", "MASTER_PORT": port}
     (rank,) = crew.ranks(
         "run", recipe, "--folder", tmp_path / "run", "--set", "parallel.timeout=2", own=((),), WORLD_SIZE="2", **alone
     )
     assert rank.wait(30) == 1
     (line,) = told(rank)
-    assert "rank 0 of 2: the ranks did not meet at 127.0.0.1:29777" in line
+    assert f"rank 0 of 2: the ranks did not meet at 127.0.0.1:{port}" in line
 
 
 def test_fresh_is_done_by_one_rank_for_all(crew: Crew, recipe: Path, tmp_path: Path) -> None:

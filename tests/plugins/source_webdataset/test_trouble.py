@@ -75,7 +75,7 @@ def test_a_server_that_dies_is_waited_for_once_and_then_told(tmp_path: Path, pla
             reasons[getattr(error, "reason", str(error))] += 1
     source.close()
     assert reasons == {"cannot be reached": 40}
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 30, "each for itself would be 40"
 
 
 def test_a_broken_sample_is_told_and_another_stands_in(tmp_path: Path, place: Place) -> None:
