@@ -139,7 +139,7 @@ def test_a_server_that_fails_in_every_way_costs_nothing_but_time(pictures: list[
         }.get(number(body), lambda: good(body))()
 
     with seer(say) as url:
-        progress = done(pictures, tmp_path / "a.jsonl", asking(url, timeout=1))
+        progress = done(pictures, tmp_path / "a.jsonl", asking(url, timeout=3))
     assert (progress.kept, progress.failed, progress.left) == (12, 0, 0)
     assert max(turns.values()) == 2
     assert len(lines(tmp_path / "a.jsonl")) == 12
@@ -176,9 +176,10 @@ def test_calls_keep_to_the_limits_of_requests_and_tokens(pictures: list[Entry], 
             return good(body)
 
         with seer(say) as url:
+            began = monotonic()
             done(pictures, tmp_path / f"{name}.jsonl", asking(url, show=Show(side=64), max_tokens=230, **limit))
-        # At 1200 a minute they lie 0.05 s apart; a call of the test's server needs 120 tokens.
-        assert calls[-1] - calls[0] > 0.8 * 11 * 0.05
+        # At 1200 a minute they lie 0.05 s apart; a call of the test's server needs 120 tokens. The first may be held up.
+        assert calls[-1] - began > 0.8 * 11 * 0.05
 
 
 def test_a_second_pass_asks_for_nothing_twice_and_again_asks_for_what_failed(
