@@ -178,7 +178,7 @@ def test_calls_keep_to_the_limits_of_requests_and_tokens(pictures: list[Entry], 
         with seer(say) as url:
             began = monotonic()
             done(pictures, tmp_path / f"{name}.jsonl", asking(url, show=Show(side=64), max_tokens=230, **limit))
-        # At 1200 a minute they lie 0.05 s apart; a call of the test's server needs 120 tokens. The first may be held up.
+        # At 1200 a minute they lie 0.05 s apart; a call of the test's server needs 120 tokens. The first may be late.
         assert calls[-1] - began > 0.8 * 11 * 0.05
 
 
