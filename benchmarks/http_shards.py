@@ -1,6 +1,6 @@
 """What shards behind HTTP cost: requests, bytes, and time of an epoch, with and without reading ahead.
 
-    python benchmarks/webdataset.py [--shards 8] [--samples 1000] [--delay 0.01] [--json FILE]
+    python benchmarks/http_shards.py [--shards 8] [--samples 1000] [--delay 0.01] [--json FILE]
 
 Pictures of about 30 kB; the server is a process of its own on this machine and waits ``delay`` seconds before it
 answers, as one in the same region would. Both sides are run in turn, each in a process of its own with an empty cache
