@@ -180,6 +180,11 @@ def _fork(job: dict[str, object], cli: object) -> int:
         env = job["env"]
         assert isinstance(env, dict)
         os.environ |= env
+        if "QI_NOTES" in env:
+            from support import noting
+
+            noting.note(Path(env["QI_NOTES"]))
+            noting.note_pulls(Path(env["QI_NOTES"]).with_suffix(".pulls"))
         code = cli.main(job["words"])  # type: ignore[attr-defined]
     except BaseException:
         import traceback

@@ -1,8 +1,12 @@
-"""``qi`` that writes down what each step trains on: ``python -m support.noting NOTES run RECIPE ...``"""
+"""``qi`` that writes down what each step trains on: ``python -m support.noting NOTES run RECIPE ...``
+
+So does one of the crew that has ``QI_NOTES`` in its environment, and what it pulls beside it: ``pulling``.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +15,7 @@ from typing import Any
 from attrs import frozen
 
 from qi_core import loop
+from qi_core.plane.producer import Producer
 
 
 @frozen
@@ -37,6 +42,25 @@ def note(path: Path) -> None:
         return agree(strategy, ready, portions, step)
 
     loop.agree_on_samples = noted
+
+
+def note_pulls(path: Path) -> None:
+    """From now on a pull adds ``<`` to the file when it begins and ``>`` when the portion is there."""
+    pull, file = Producer.pull, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+
+    def pulled(*given: Any) -> Any:
+        os.write(file, b"<")
+        answer = pull(*given)
+        os.write(file, b">")
+        return answer
+
+    Producer.pull = pulled  # type: ignore[method-assign, assignment]
+
+
+def pulling(path: Path) -> int:
+    """How many pulls had begun and weren't over when the process ended."""
+    told = path.read_bytes() if path.exists() else b""
+    return told.count(b"<") - told.count(b">")
 
 
 def noted(path: Path) -> dict[int, list[Seat]]:
