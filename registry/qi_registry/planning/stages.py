@@ -133,6 +133,8 @@ AREA = (50, 230)
 RATE, TIMES = (262, 332), (364, 434)
 """Of the two curves."""
 HIGH = 480
+ROW = 15
+"""Pixels between names of stages that would cover each other side by side."""
 
 
 def draw(drawn: Scheme, path: Path) -> None:
@@ -146,16 +148,19 @@ def svg(drawn: Scheme) -> str:
     """Shares of the parts as stacked areas over the steps, the learning rate's factor and the shift beneath, a line
     where a stage begins."""
     steps = drawn.sampled(POINTS)
-    body = [*_areas(drawn, steps), *_borders(drawn)]
+    labels = _labels(drawn)
+    above = ROW * max((row for _, _, row in labels), default=0)
+    body = [*_areas(drawn, steps), *_borders(labels), _text(LEFT, 20 - above, "mixture", weight="bold")]
     body += _curve(drawn, steps, RATE, "learning rate x", lambda state: state.lr)
     if any(isinstance(drawn.state(step).shift, float) for step in steps):
         body += _curve(drawn, steps, TIMES, "shift", lambda s: s.shift if isinstance(s.shift, float) else None)
     ticks = [round(i * drawn.steps / 5) for i in range(6)]
-    body += [_text(_x(drawn, step), HIGH - 14, str(step), "middle") for step in ticks]
+    body += [_text(_x(drawn, step), HIGH - 14, f"{step:,}", "middle") for step in ticks]
+    body.append(_text(WIDE - RIGHT + 16 + 4 * len(f"{drawn.steps:,}"), HIGH - 14, "steps"))
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDE} {HIGH}" font-family="sans-serif" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 {-above} {WIDE} {HIGH + above}" font-family="sans-serif" '
         f'font-size="12">\n<title>{escape(drawn.name)}: the stages of its curriculum</title>\n'
-        '<rect width="100%" height="100%" fill="white"/>\n' + "\n".join(body) + "\n</svg>\n"
+        f'<rect y="{-above}" width="100%" height="100%" fill="white"/>\n' + "\n".join(body) + "\n</svg>\n"
     )
 
 
@@ -177,27 +182,37 @@ def _areas(drawn: Scheme, steps: Sequence[int]) -> list[str]:
         above = {step: below[step] + (drawn.shares(step).get(name, 0.0) if drawn.parts else 1.0) for step in steps}
         edge = [(_x(drawn, step), _y(AREA, above[step])) for step in steps]
         edge += [(_x(drawn, step), _y(AREA, below[step])) for step in reversed(steps)]
-        colour, row = COLOURS[number % len(COLOURS)], AREA[0] + 18 * number
+        colour, row = COLOURS[number % len(COLOURS)], AREA[0] + min(18, (RATE[0] - AREA[0]) / len(names)) * number
         found.append(f'<polygon points="{_points(edge)}" fill="{colour}" fill-opacity="0.85"/>')
-        found.append(f'<rect x="{WIDE - RIGHT + 16}" y="{row}" width="12" height="12" fill="{colour}"/>')
-        found.append(_text(WIDE - RIGHT + 34, row + 11, name))
+        found.append(f'<rect x="{WIDE - RIGHT + 16}" y="{row:g}" width="12" height="12" fill="{colour}"/>')
+        found.append(_text(WIDE - RIGHT + 34, row + 11, _cut(name, RIGHT - 38)))
         below = above
     found += [_text(LEFT - 8, _y(AREA, share) + 4, f"{share:.0%}", "end") for share in (0.0, 0.5, 1.0)]
-    return [*found, _text(LEFT, 20, "mixture", weight="bold")]
+    return found
 
 
-def _borders(drawn: Scheme) -> list[str]:
+def _labels(drawn: Scheme) -> list[tuple[float, str, int]]:
+    """Of the stages, from the last to the first: where each begins, its name, and in which row, from below. One that is
+    longer than its stage stands above those that follow, so that neither they nor their lines cover it."""
+    found: list[tuple[float, str, int]] = []
+    for span, recipe in reversed(list(zip(drawn.plan.spans(), drawn.recipes, strict=True))):
+        if span.begin < drawn.steps:
+            x, pictures = _x(drawn, span.begin), _pictures(recipe)
+            words = _cut(f"{span.stage} ({pictures})" if pictures else span.stage, WIDE - x - 4)
+            end = x + _length(words) + 8
+            found.append((x, words, max((row + 1 for other, _, row in found if other < end), default=0)))
+    return found
+
+
+def _borders(labels: Sequence[tuple[float, str, int]]) -> list[str]:
     found: list[str] = []
-    for span, recipe in zip(drawn.plan.spans(), drawn.recipes, strict=True):
-        if span.begin >= drawn.steps:
-            continue
-        x = _x(drawn, span.begin)
-        pictures = _pictures(recipe)
+    for x, words, row in labels:
+        y = 42 - ROW * row
         found.append(
-            f'<line x1="{x:.1f}" y1="28" x2="{x:.1f}" y2="{TIMES[1]}" stroke="black" stroke-dasharray="4 3" '
+            f'<line x1="{x:.1f}" y1="{y - 12}" x2="{x:.1f}" y2="{TIMES[1]}" stroke="black" stroke-dasharray="4 3" '
             'stroke-width="0.8"/>'
         )
-        found.append(_text(x + 4, 42, f"{span.stage} ({pictures})" if pictures else span.stage))
+        found.append(_text(x + 4, y, words))
     return found
 
 
@@ -219,6 +234,20 @@ def _curve(
 
 def _points(places: Sequence[tuple[float, float]]) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+
+
+def _length(words: str) -> float:
+    """About so many pixels."""
+    return sum(12.0 if ord(letter) > 0x2E7F else 7.0 for letter in words)
+
+
+def _cut(words: str, room: float) -> str:
+    """As much as there is room for."""
+    if _length(words) <= room:
+        return words
+    while words and _length(words) + 12 > room:
+        words = words[:-1]
+    return words + "…"
 
 
 def _text(x: float, y: float, words: str, anchor: str = "start", weight: str = "normal") -> str:

@@ -84,6 +84,21 @@ def test_the_picture_shows_every_stage_that_begins() -> None:
     assert "50.0" in tops[1], "together they are the whole"
 
 
+def test_names_longer_than_their_stages_stand_above_what_follows() -> None:
+    text = TEXT.replace('"<plain>"', f'"{"a long name of a stage that is short " * 9}"').replace(
+        '"both"', '"中文 and English"'
+    )
+    drawn = scheme(loads(text, where="small.toml"))
+    assert drawn is not None
+    tree = ElementTree.fromstring(svg(drawn))
+    rows = {
+        (element.text or "")[:6]: float(element.get("y", "")) for element in tree.iter() if element.tag.endswith("text")
+    }
+    assert (rows["a long"], rows["中文 and"[:6]], rows["late"]) == (27, 42, 42)
+    assert tree.get("viewBox") == "0 -15 900 495", "there is room for it"
+    assert any("…" in (element.text or "") for element in tree.iter()), "and what there is none for is cut"
+
+
 @pytest.mark.parametrize(
     ("text", "name", "why"),
     [
