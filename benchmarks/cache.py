@@ -31,7 +31,7 @@ from safetensors.torch import save_file
 from qi_core.cache.index import ROW, Entry, Run, write_run
 from qi_core.cache.manifest import Form, Shard
 from qi_core.cache.settings import CacheSettings
-from qi_core.cache.shards import DATA, Reader, Writer, place
+from qi_core.cache.shards import DATA, Reader, Span, Writer, place
 from qi_core.cache.shelf import Shelf
 from qi_core.checksum import checksum
 
@@ -142,7 +142,11 @@ class Bench:
                 about = tarfile.TarInfo(f"{number:06d}.pth")
                 about.size = len(buffer.getvalue())
                 tar.addfile(about, io.BytesIO(buffer.getvalue()))
-        self.sums = {(kind, n): checksum(self.view(kind, n)) for kind in PARTS for n in range(self.samples)}
+        self.entries = {
+            (kind, n): Entry(b"", "", 4096 + n * size, size, checksum(self.view(kind, n)), grid, 0)
+            for kind, (_, grid, size) in PARTS.items()
+            for n in range(self.samples)
+        }
         self.buffer = torch.empty(BATCH * SAMPLE, dtype=torch.uint8)
 
     def places(self, which: Sequence[int]) -> list[tuple[str, int, memoryview]]:
@@ -160,7 +164,7 @@ class Bench:
         for kind, number, view in self.places(which):
             if os.preadv(self.raw[kind], [view], 4096 + number * PARTS[kind][2]) != len(view):
                 raise EOFError
-            if check and checksum(view) != self.sums[kind, number]:
+            if check and checksum(view) != self.entries[kind, number].sum:
                 raise EOFError
 
     def read_raw_checked(self, which: Sequence[int]) -> None:
@@ -176,13 +180,11 @@ class Bench:
 
     def read_shards(self, which: Sequence[int]) -> None:
         """By entries that are known, with their checksums."""
-        for kind, (_, grid, size) in PARTS.items():
-            spans = [
-                (Entry(b"", "", 4096 + number * size, size, self.sums[kind, number], grid, 0), view)
-                for own, number, view in self.places(which)
-                if own == kind
-            ]
-            if not all(self.reader.read(self.made[kind], spans)):
+        spans: dict[str, list[Span]] = {kind: [] for kind in PARTS}
+        for kind, number, view in self.places(which):
+            spans[kind].append((self.entries[kind, number], view))
+        for kind, own in spans.items():
+            if not all(self.reader.read(self.made[kind], own)):
                 raise EOFError
 
     def read_cache(self, which: Sequence[int]) -> None:

@@ -218,23 +218,27 @@ def _read(descriptor: int, spans: Sequence[Span]) -> list[bool]:
     ordered = sorted(range(len(spans)), key=lambda i: spans[i][0].offset)
     at = 0
     while at < len(ordered):
-        start = end = spans[ordered[at]][0].offset
-        group: list[int] = []
+        first, view = spans[ordered[at]]
+        start, end = first.offset, first.offset + first.length
+        group, views = [ordered[at]], [view]
+        at += 1
         while at < len(ordered) and len(group) < VECTORS:
-            entry = spans[ordered[at]][0]
-            if group and (entry.offset != end or end + entry.length > start + TOGETHER):
+            entry, view = spans[ordered[at]]
+            if entry.offset != end or end + entry.length > start + TOGETHER:
                 break
             group.append(ordered[at])
+            views.append(view)
             end += entry.length
             at += 1
-        _fill(descriptor, [spans[i][1] for i in group], start)
-        for i in group:
-            entry, view = spans[i]
-            good[i] = checksum(view) == entry.sum
+        if os.preadv(descriptor, views, start) != end - start:
+            _fill(descriptor, views, start)
+        for i, view in zip(group, views, strict=True):
+            good[i] = checksum(view) == spans[i][0].sum
     return good
 
 
 def _fill(descriptor: int, views: list[memoryview], start: int) -> None:
+    """By as many calls as it takes: the system may give less than it is asked for."""
     views = [view for view in views if view]
     while views:
         got = os.preadv(descriptor, views, start)
