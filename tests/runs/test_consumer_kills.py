@@ -1,6 +1,6 @@
 """A trainer that is killed at random moments, most in the middle of a pull, trains on each sample once an epoch.
 
-``QI_CONSUMER_KILLS=100 pytest tests/runs/test_consumer_kills.py -s`` kills it a hundred times, in some three minutes.
+``QI_CONSUMER_KILLS=100 pytest tests/runs/test_consumer_kills.py -s`` kills it a hundred times, in some five minutes.
 """
 
 from __future__ import annotations
