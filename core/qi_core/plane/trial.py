@@ -92,8 +92,8 @@ class Trial:
         if len(self.found) == MOST:
             raise QiError(
                 f"{MOST} samples of portion {self._order.number} of step {self._order.step} ended every worker that "
-                f"made them, the last, {key}: {death}; see what the workers wrote, look at the machine's memory and at "
-                "the libraries that read these samples"
+                f"made them, the last, {key!r}: {death}; see what the workers wrote, look at the machine's memory and "
+                "at the libraries that read these samples"
             )
 
     def _give_up(self, why: str) -> None:

@@ -39,6 +39,7 @@ def order(spec: str, *numbers: int, step: int = 0) -> Order:
 def answer(made: Future[Body]) -> str:
     error = made.exception(200)
     assert isinstance(error, QiError)
+    assert str(error).encode(), "it goes over the wire, whatever the key is made of"
     return str(error).replace("\\udcff", "")
 
 
@@ -83,4 +84,4 @@ def test_what_no_sample_does_alone_ends_the_run_in_the_end(workers: Workers) -> 
 def test_where_one_after_another_kills_it_is_no_sample(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "MOST", 2)
     told = answer(workers.submit(order("all", 1), definition(kills=list(range(1, 2000, LATER)))))
-    assert f"2 samples of portion 0 of step 0 ended every worker that made them, the last, {1 + LATER}" in told
+    assert f"2 samples of portion 0 of step 0 ended every worker that made them, the last, '{1 + LATER}'" in told
