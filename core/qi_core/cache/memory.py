@@ -58,8 +58,11 @@ class Memory:
 
 
 def _pixels(sample: Any) -> list[Tensor]:
-    """Of its picture, or of winner and loser; none where they are latents already, or where there are references."""
+    """Of its picture, or of winner and loser; none where they are latents already, or where there is more to a sample:
+    references, or errors that a pair brought along."""
     if isinstance(sample, Pair):
+        if sample.stored:
+            return []
         pictures: list[Tensor | Latents] = [sample.winner, sample.loser]
     elif isinstance(sample, Sample) and sample.latents is None:
         pictures = [sample.image]

@@ -9,8 +9,13 @@ import pytest
 from attrs import evolve
 from PIL import Image
 
+from qi_core import Pair, StoredError
 from qi_core.blob import Blob
+from qi_core.cache.encoders import CachedAutoencoder
+from qi_core.cache.memory import Memory
+from qi_core.testing import fakes
 from qi_plugins.source_pairs.component import PreferencePairs
+from support.caching import shelf_at
 from support.small_run import RECIPE, here, losses, steps
 
 HEAD, _, REST = RECIPE.partition("[source]")
@@ -105,3 +110,18 @@ def test_pairs_are_remembered_too_but_those_that_edit(
     couple = Couple(key="a", prompt="b", winner=blob, loser=blob, references=())
     assert fit.named(couple) is not None
     assert fit.named(evolve(couple, references=(blob,))) is None
+
+
+def test_of_a_pair_with_errors_of_its_own_nothing_is_remembered(tmp_path: Path) -> None:
+    """They would be missing the next time."""
+    shelf = shelf_at(tmp_path)
+    autoencoder = CachedAutoencoder(fakes.Pixels(), shelf, b"pixels")
+    memory = Memory(shelf, autoencoder, b"pipeline")
+    plain = Pair(key="a", prompt="b", winner=fakes.picture(2, 4, seed=0), loser=fakes.picture(2, 4, seed=1))
+    own = evolve(plain, stored=(StoredError(seed=1, winner=0.5, loser=1.0),))
+    for name, pair in ((b"plain", plain), (b"own", own)):
+        memory.learn(name, pair)
+    autoencoder.encode([plain.winner, plain.loser])  # type: ignore[list-item]
+    found = memory.recall([b"plain", b"own"])
+    assert [None if each is None else each.key for each in found] == ["a", None]
+    shelf.close()
