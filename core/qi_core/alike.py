@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable
+from pathlib import Path
 from typing import Generic, TypeVar
 from weakref import WeakValueDictionary
+
+from qi_core.blob import stamp_of
 
 V = TypeVar("V")
 
@@ -24,3 +27,10 @@ class Alike(Generic[V]):
             if found is None:
                 found = self._live[key] = make()
             return found
+
+
+def lying_in(*folders: Path | None) -> Hashable:
+    """For a key: which files these folders have now, and when each was last changed. What was made of others is not
+    alike: caches go by what files hold (``qi_core.cache.identity``), and must not be given another's values."""
+    files = (file for folder in folders if folder for file in sorted(folder.expanduser().glob("*")) if file.is_file())
+    return tuple((str(file), stamp_of(file.stat())) for file in files)

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer
 
-from qi_core.alike import Alike
+from qi_core.alike import Alike, lying_in
 from qi_core.errors import QiError
 from qi_core.place import Place
 from qi_core.pretrained import in_one_line, no_progress_bar
@@ -68,8 +68,9 @@ class Towers:
 
     @staticmethod
     def alike(settings: Settings, place: Place, who: str) -> Towers:
-        """The same as ``Towers(...)``, or those that somebody in this process has made by the same settings."""
-        key = (settings.path, settings.processor, settings.batch, settings.dtype, settings.device, place.device)
+        """The same as ``Towers(...)``, or those that somebody in this process has made of the same."""
+        lies = lying_in(settings.path, settings.processor)
+        key = (settings.path, settings.processor, lies, settings.batch, settings.dtype, settings.device, place.device)
         return _ALIKE.get(key, lambda: Towers(settings, place, who))
 
     @property

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from qi_core.alike import Alike
+from pathlib import Path
+
+from qi_core.alike import Alike, lying_in
 
 
 class Dear:
@@ -27,3 +29,15 @@ def test_it_is_let_go_of_with_the_last_who_held_it() -> None:
     for _ in range(2):
         alike.get("a", make)
     assert len(made) == 2
+
+
+def test_files_that_were_replaced_are_others(tmp_path: Path) -> None:
+    weights, dangling = tmp_path / "model.safetensors", tmp_path / "link"
+    weights.write_bytes(b"one")
+    dangling.symlink_to(tmp_path / "nowhere")
+    before = lying_in(tmp_path, None)
+    assert lying_in(tmp_path, None) == before
+    weights.unlink()
+    weights.write_bytes(b"others")
+    assert lying_in(tmp_path, None) != before
+    assert lying_in(tmp_path / "nowhere") == ()

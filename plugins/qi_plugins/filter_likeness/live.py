@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from qi_core import QiError
-from qi_core.alike import Alike
+from qi_core.alike import Alike, lying_in
 from qi_core.bar import NOTHING
 from qi_core.pretrained import in_one_line
 from qi_core.towers import AGAIN, Towers, folder_of, strictly
@@ -85,7 +85,8 @@ def _numbers(name: str) -> list[int]:
 
 def likelihood(settings: Nsfw, place: Place) -> Callable[[Sample], float]:
     """The probability of the classes that are not wanted."""
-    key = (settings.path, settings.processor, settings.dtype, settings.device, place.device)
+    lies = lying_in(settings.path, settings.processor)
+    key = (settings.path, settings.processor, lies, settings.dtype, settings.device, place.device)
     classifier = _CLASSIFIERS.get(key, lambda: Classifier(settings, place))
     which = classifier.numbers(settings.labels)
     return lambda sample: classifier.probability(sample, which)
