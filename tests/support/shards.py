@@ -80,20 +80,23 @@ class Server:
             return web.Response(status=404)
         if self.slow:
             await asyncio.sleep(self.slow)
-        if not self.ranges:
-            return web.Response(body=path.read_bytes())
-        if self.cut[name]:
-            self.cut[name] -= 1
-            data, (start, end) = path.read_bytes(), request.headers["Range"].removeprefix("bytes=").split("-")
-            last = min(int(end), len(data) - 1)
-            told = {"Content-Range": f"bytes {start}-{last}/{len(data)}", "Content-Length": str(last - int(start) + 1)}
-            half = web.StreamResponse(status=206, headers=told)
-            await half.prepare(request)
-            await half.write(data[int(start) : (int(start) + last) // 2])
-            assert request.transport is not None
-            request.transport.close()
-            return half
-        return web.FileResponse(path)
+        data = path.read_bytes()
+        if not self.ranges or "Range" not in request.headers:
+            return web.Response(body=data)
+        start, end = map(int, request.headers["Range"].removeprefix("bytes=").split("-"))
+        part = data[start : end + 1]
+        if not part:
+            return web.Response(status=416)
+        told = {"Content-Range": f"bytes {start}-{start + len(part) - 1}/{len(data)}"}
+        if not self.cut[name]:  # and no FileResponse, which leaves the file open where a client hangs up early
+            return web.Response(status=206, headers=told, body=part)
+        self.cut[name] -= 1
+        half = web.StreamResponse(status=206, headers={**told, "Content-Length": str(len(part))})
+        await half.prepare(request)
+        await half.write(part[: len(part) // 2])
+        assert request.transport is not None
+        request.transport.close()
+        return half
 
     @contextmanager
     def running(self) -> Iterator[str]:
