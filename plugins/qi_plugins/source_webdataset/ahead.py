@@ -25,7 +25,7 @@ AT_ONCE = 2
 """Shards that are read ahead together; their requests are among those ``in_flight``."""
 WORTH = 0.5
 """Share of a shard's samples that must be made in this process: of several producers each makes a part of them, and
-what each would read ahead for itself would be sent several times."""
+what each would read ahead for itself would be sent several times. And share of them that must still be to come."""
 QUIET = 40
 """A shard from which nothing was taken while so many samples a shard came from the window is done with: that one of a
 window is passed over so often by chance, happens once in 10^17."""
@@ -52,6 +52,11 @@ class Shelved:
     def spent(self) -> bool:
         """All its samples of this epoch came."""
         return 0 < self.samples <= self.taken
+
+    @property
+    def worth(self) -> bool:
+        """Whether enough of its samples are to come."""
+        return self.taken <= (1 - WORTH) * self.samples
 
     def get(self, start: int, length: int) -> bytes | None:
         """None where a byte of it is missing."""
@@ -107,7 +112,7 @@ class Ahead:
         """A shard was looked into, whose samples will come."""
         with self._lock:
             if self._worth():
-                self._want(number, access, samples)
+                self._want(number, self._hold(number, access, samples))
 
     def lost(self, number: int) -> None:
         """Nothing of it will come."""
@@ -118,11 +123,14 @@ class Ahead:
         """One of the shard's samples is to be made."""
         with self._lock:
             self._all += 1
-            held = self._want(number, access, samples)
+            held = self._hold(number, access, samples)
             if held.spent:  # an epoch later, or one that stands in
                 self._count(held)
             held.taken += 1
             held.last = self._all
+            if held.spent:  # it makes room for others
+                self._full = False
+            self._want(number, held)
             if self._all % (QUIET * self._window) == 0:
                 self._tidy()
 
@@ -146,17 +154,23 @@ class Ahead:
         """Not before a sample was made here: a trainer whose producers make them would hold what it never needs."""
         return not self._closed and self._all > 0 and self._share >= WORTH
 
-    def _want(self, number: int, access: Access, samples: int) -> Shelved:
+    def _hold(self, number: int, access: Access, samples: int) -> Shelved:
         held = self._held.setdefault(number, Shelved())
         if held.access is not access:
             if held.access is not None:  # it was looked into again
                 self._used -= sum(map(len, held.stretches))
+                self._full = False
                 held = self._held[number] = Shelved()
             held.access, held.samples, held.last = access, samples, self._all
-        if not (held.whole or held.reading or self._full or number in self._wanted) and self._worth():
+        return held
+
+    def _want(self, number: int, held: Shelved) -> None:
+        """It is read on, where that is worth it and there is room."""
+        if held.whole or held.reading or self._full or number in self._wanted:
+            return
+        if held.worth and self._worth():
             self._wanted.append(number)
             self._pool.submit(self._read_on)
-        return held
 
     def _fits(self, size: int) -> bool:
         """Whether there is room; who is spent makes some."""
@@ -172,6 +186,8 @@ class Ahead:
         held = self._held.pop(number, None)
         if held is None:
             return
+        if number in self._wanted:
+            self._wanted.remove(number)
         self._full = False
         self._used -= sum(map(len, held.stretches))
         held.starts, held.stretches, held.whole = [], [], True
@@ -222,7 +238,9 @@ class Ahead:
             gap = held.gap(access.size)
             if gap is None:
                 held.whole = True
-            if gap is None or self._held.get(number) is not held or not self._worth() or not self._fits(gap[1]):
+            if gap is None or self._held.get(number) is not held or held.spent or not self._worth():
+                return False
+            if not self._fits(gap[1]):
                 return False
             self._used += gap[1]
         try:

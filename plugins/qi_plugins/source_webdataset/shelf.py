@@ -132,7 +132,7 @@ class Shelf:
                 found = self._open[number] = self._pool.submit(self._look, number)
             self._open.move_to_end(number)
             while len(self._open) > self._room:
-                self._open.popitem(last=False)
+                self._ahead.lost(self._open.popitem(last=False)[0])
             return found
 
     def opened(self, number: int) -> Opened:
@@ -167,6 +167,8 @@ class Shelf:
             raise
         if opened.ahead is not None:
             self._ahead.opened(number, opened.access, len(opened))
+        else:  # what came while it was looked into is of no use
+            self._ahead.lost(number)
         return opened
 
     def _looked_into(self, number: int) -> Opened:
