@@ -10,7 +10,9 @@ epoch: exact too, for each weight and after every epoch.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,6 +29,8 @@ UNIT = 10**6
 """Of weights: 1."""
 LEAST, LARGEST = 0.001, 1000.0
 """Weights but for 0, which leaves a sample out."""
+_HALF = b"\\ud"
+"""How JSON begins the half of a surrogate pair, as Python writes it."""
 
 
 @frozen(kw_only=True, eq=False)
@@ -50,7 +54,7 @@ class Weights:
             key: str
             weight: float
 
-        decoder = msgspec.json.Decoder(Line)
+        decode = msgspec.json.Decoder(Line).decode
         names, values, example = list[bytes](), list[int](), ""
         lines = list[int]()
         try:
@@ -58,10 +62,15 @@ class Weights:
                 number = 0
                 while line := file.readline(MOST + 1):
                     number += 1
+                    if number == 1:
+                        line = line.removeprefix(b"\xef\xbb\xbf")  # as some editors save UTF-8
                     if not line.strip():
                         continue
                     try:
-                        told = decoder.decode(line) if len(line) <= MOST else _too_long()
+                        if len(line) > MOST:
+                            raise ValueError(f"longer than {MOST} bytes")
+                        # The name of a file may be no text: half of a surrogate pair, which msgspec takes for no JSON.
+                        told = msgspec.convert(json.loads(line), Line) if _HALF in line else decode(line)
                         if told.weight and not LEAST <= told.weight <= LARGEST:
                             raise ValueError(f"'weight' is {told.weight:g}")
                     except (ValueError, RecursionError) as error:
@@ -84,9 +93,9 @@ class Weights:
             raise QiError(f"{path}:{again}: the key of line {first} again; wanted one weight a key; remove a line")
         return Weights(path=path, example=example, names=found[order], values=np.array(values, np.int64)[order])
 
-    @property
+    @cached_property
     def identity(self) -> dict[str, str]:
-        """For positions that were counted by them."""
+        """For positions that were counted by them, and for orders: asked for at each."""
         return _identity(self.path, self.names, self.values)
 
     def of(self, keys: Iterable[str]) -> tuple[Whole, int]:
@@ -100,14 +109,18 @@ class Weights:
         """(N,) weights of all samples of a set. Raises QiError if none of them is listed, or nothing is left."""
         found, listed = self.of(keys)
         if not listed:
-            raise QiError(
-                f"source.weights_file = {self.path!r}: none of its {len(self.names)} keys (such as {self.example!r}) "
-                f"is one of {where} (such as {keys[0]!r}); wanted weights of these samples (qi data resample; of a "
-                "mixture, each part's: --part)"
-            )
+            raise QiError(self.of_others(keys[0], where))
         if not found.any():
             raise QiError(f"source.weights_file = {self.path!r}: all of {where} weigh 0; give some of them more")
         return found
+
+    def of_others(self, key: str, where: str) -> str:
+        """What is said where they are of none of the samples there are. ``key``: one of these."""
+        return (
+            f"source.weights_file = {self.path!r}: none of its {len(self.names)} keys (such as {self.example!r}) is "
+            f"one of {where} (such as {key!r}); wanted weights of these samples (qi data resample; of a mixture, each "
+            "part's: --part)"
+        )
 
 
 class Repeats:
@@ -172,7 +185,3 @@ def _identity(path: str, *parts: np.ndarray[Any, Any]) -> dict[str, str]:
     for part in parts:
         digest.update(part.astype(part.dtype.newbyteorder("<")).tobytes())
     return {"path": path, "digest": digest.hexdigest()}
-
-
-def _too_long() -> Any:
-    raise ValueError(f"longer than {MOST} bytes")

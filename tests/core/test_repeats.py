@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,17 @@ def test_what_is_no_list_of_weights_is_told_with_its_line(text: str, told: str, 
         Weights.read(str(path))
     assert str(error.value).startswith(f"{path}{told}")
     assert "\n" not in str(error.value)
+
+
+def test_names_of_files_that_are_no_text_are_keys_too(tmp_path: Path) -> None:
+    path, key = tmp_path / "weights.jsonl", "caf\udce9.png"
+    path.write_text("\ufeff" + json.dumps({"key": "a.png", "weight": 3}) + "\n" + json.dumps({"key": key, "weight": 2}))
+    own = Weights.read(str(path))
+    assert own.of(["a.png", key])[0].tolist() == [3 * UNIT, 2 * UNIT]
+    assert own.identity is own.identity, "asked for with every order"
+    path.write_text(json.dumps({"key": key}))
+    with pytest.raises(QiError, match=":1: Object missing required field `weight`"):
+        Weights.read(str(path))
 
 
 def test_weights_that_are_of_other_samples_are_told(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
@@ -24,6 +25,8 @@ from qi_plugins.source_webdataset.component import WebDataset
 from qi_plugins.source_webdataset.names import Shard, shards
 from qi_plugins.source_webdataset.shelf import Opened, Shelf
 from qi_plugins.source_webdataset.windows import Held, Verdict, Windows, settled
+
+_LOG = logging.getLogger("qi.source")
 
 
 @define(kw_only=True, eq=False)
@@ -54,6 +57,8 @@ class WebSource:
     """Shards lost, by epoch."""
     _weightless: int = field(default=0, init=False)
     """Windows one after the other in which all samples weigh 0."""
+    _listed: bool = field(default=False, init=False)
+    """A sample of its shards was on the list of weights, or that none was has been told."""
     _pool: ThreadPoolExecutor | None = field(default=None, init=False)
 
     # --- planning ---
@@ -100,15 +105,18 @@ class WebSource:
     def _repeated(self, verdict: Verdict, numbers: list[int], weights: Weights) -> list[Ticket]:
         """As often as their weights say. Shards meet others in every epoch, so each is dealt out by itself."""
         passes: list[Pass | None] = []
-        weightless = True
+        weightless, key, found = True, "", 0
         for number, held in zip(numbers, verdict.shards, strict=True):
             if not held.samples:
                 passes.append(None)
                 continue
             opened = self.shelf.opened(number)
-            own, _ = weights.of(opened.key(sample) for sample in range(len(opened)))
-            weightless = weightless and not own.any()
+            own, listed = weights.of(opened.key(sample) for sample in range(len(opened)))
+            weightless, key, found = weightless and not own.any(), opened.key(0), found + listed
             passes.append(Repeats(own, number_of(f"{self.fit.seed}/{held.shard}"), weights.path).epoch(self._epoch))
+        if key and not found and not self._listed:
+            self._refuse_unlisted(weights, key)
+        self._listed = self._listed or bool(key)
         self._weightless = self._weightless + 1 if weightless else 0
         if self._weightless >= len(self.windows):
             raise QiError(
@@ -120,6 +128,13 @@ class WebSource:
             turn, sample = passes[which][slot]  # type: ignore[index]  # of a shard that has samples
             tickets.append((self._epoch, numbers[which], sample, verdict.shards[which].digest, turn))
         return tickets
+
+    def _refuse_unlisted(self, weights: Weights, key: str) -> None:
+        """Raises QiError where the first window is all there is, and none of its samples is on the list; else it may
+        be of later ones, and is told."""
+        if len(self.windows) == 1:
+            raise QiError(weights.of_others(key, "those in the shards"))
+        _LOG.warning("%s", weights.of_others(key, f"those in the first {self.windows.width} shards"))
 
     def _verdict(self, numbers: list[int]) -> Verdict:
         """What is found of the window's shards. Raises QiError if too many are lost."""
@@ -233,8 +248,8 @@ class WebSource:
         return opened
 
     def made_of(self) -> dict[str, str]:
-        """See ``qi_core.source.OfFiles``: tickets tell which shards they are of, so it is the weights alone."""
-        return told_as(self.weights.identity) if self.weights else {}
+        """See ``qi_core.source.OfFiles``: which shards there are, and the weights. What is in a shard, tickets tell."""
+        return {"shards": self.names} | (told_as(self.weights.identity) if self.weights else {})
 
     # --- Source ---
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shutil
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -16,7 +18,7 @@ from attrs import evolve
 from PIL import Image
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from qi_core import Place, QiError, drawing
+from qi_core import Place, QiError, drawing, material
 from qi_core.fitting import CaptionKey
 from qi_core.pixels import Unusable
 from qi_core.testing import check_component, check_source
@@ -297,3 +299,30 @@ def test_samples_come_as_often_as_they_weigh_and_who_weighs_nothing_never(tmp_pa
     weights.write_text("".join(json.dumps({"key": key, "weight": 0}) + "\n" for key in wanted))
     with built(component, place) as source, pytest.raises(QiError, match="all samples of all shards weigh 0"):
         source.plan(1)
+
+
+def test_weights_of_other_samples_are_told(tmp_path: Path, place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """Of more shards than one window, once: they may be of samples that come later."""
+    data, weights = write(tmp_path / "data", 4), tmp_path / "weights.jsonl"
+    weights.write_text('{"key": "photos/a.png", "weight": 2}\n')
+    component = settings(tmp_path, data, window=4, weights_file=str(weights))
+    told = r"none of its 1 keys \(such as 'photos/a.png'\) is one of those in .* \(such as 's-00\d.tar/n/00\d\d'\)"
+    with built(component, place) as source, pytest.raises(QiError, match=told):
+        source.plan(1)
+    with built(evolve(component, window=2), place) as source:
+        source.plan(4 * SAMPLES)
+    assert len(caplog.messages) == 1
+    assert re.search(told, caplog.messages[0])
+
+
+# --- elsewhere ---
+
+
+def test_a_producer_that_has_other_shards_is_refused(tmp_path: Path, place: Place) -> None:
+    """By the same pattern; where they lie says nothing."""
+    one, two = write(tmp_path / "one", 2), write(tmp_path / "two", 2)
+    with built(settings(tmp_path, one), place) as trainer, built(settings(tmp_path, two), place) as producer:
+        material.refuse_others(material.told(trainer), producer)
+    shutil.copy(two / "s-001.tar", two / "s-002.tar")
+    with built(settings(tmp_path, two), place) as producer, pytest.raises(QiError, match="version skew: shards: the"):
+        material.refuse_others(material.told(trainer), producer)
