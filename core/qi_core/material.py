@@ -38,6 +38,11 @@ def digest(parts: Iterable[str | bytes]) -> str:
     return hashed.hexdigest()
 
 
+def of_all(sources: Mapping[str, object]) -> dict[str, str]:
+    """What several live sources are made of together, under their labels."""
+    return {f"{label}: {name}": digest for label, source in sources.items() for name, digest in told(source)}
+
+
 def refuse_others(trainers: Told, source: object) -> None:
     """Raises QiError where a producer's own source is made of other files than the trainer's: it would make other
     samples of the same tickets."""
@@ -90,7 +95,7 @@ def listed(folder: Path, endings: tuple[str, ...], beside: tuple[str, ...] = ())
     sizes: dict[str, int] = {}
     stamps: dict[str, int] = {}
     for place, folders, names in os.walk(folder):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         within = os.path.relpath(place, folder)
         for name in names:
             ending = os.path.splitext(name)[1].lower()

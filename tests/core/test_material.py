@@ -59,8 +59,9 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_folder_is_told_by_names_and_sizes(change: str, tmp_path: Path) -> None:
-    (tmp_path / "one" / "within").mkdir(parents=True)
-    for name, content in (("a.png", b"1234"), ("a.txt", b"a"), ("within/b.png", b"1"), (".c.png", b""), ("e.md", b"")):
+    (tmp_path / "one" / "within" / ".hidden").mkdir(parents=True)
+    left_alone = (".c.png", "within/.hidden/f.png", "e.md")
+    for name, content in (("a.png", b"1234"), ("a.txt", b"a"), ("within/b.png", b"1"), *((n, b"") for n in left_alone)):
         (tmp_path / "one" / name).write_bytes(content)
     shutil.copytree(tmp_path / "one", tmp_path / "two")  # elsewhere, and newer
     one, two = (listed(tmp_path / name, (".png", ".jpg"), (".txt",)) for name in ("one", "two"))

@@ -14,13 +14,13 @@ from typing import Any, Protocol
 from attrs import Factory, define, evolve, field, frozen
 from PIL import Image
 
+from qi_core import material
 from qi_core.data import Sample, Samples
 from qi_core.drawing import Passed, drawn
 from qi_core.entries import Entry
 from qi_core.errors import QiError
 from qi_core.files import write_whole
 from qi_core.fit import Fit
-from qi_core.material import digest as digest_of
 from qi_core.pixels import Unusable
 from qi_core.place import Place
 from qi_core.repeats import UNIT, Repeats, Weights
@@ -28,7 +28,7 @@ from qi_core.seat import seat
 from qi_core.shares import Turns, in_turn
 from qi_core.shuffling import Deck, Fingerprint, number_of, permutation
 from qi_core.skipped import Skip, Skipped
-from qi_core.source import OfFiles, Planned, Source, Ticket
+from qi_core.source import Planned, Source, Ticket
 from qi_plugins.source_images.curated import Curated
 from qi_plugins.source_images.images import Images
 from qi_plugins.source_images.quality import Quality
@@ -170,7 +170,7 @@ class Files:
 
     def made_of(self) -> dict[str, str]:
         told = [f"{name}/{digest}" for name, deck in self.decks.items() for digest in deck.made_of().values()]
-        return {f"images.path = {self.path!r}": digest_of(told)}
+        return {f"images.path = {self.path!r}": material.digest(told)}
 
     def _entry(self, category: int, ticket: Ticket) -> Entry:
         return self._decks[category][ticket[1]]
@@ -324,12 +324,7 @@ class Sources:
         return self._child(category).other(ticket, attempt)
 
     def made_of(self) -> dict[str, str]:
-        return {
-            f"{category}: {name}": digest
-            for category, child in self.children.items()
-            if isinstance(child, OfFiles)
-            for name, digest in child.made_of().items()
-        }
+        return material.of_all(self.children)
 
     def state_dict(self) -> dict[str, Any]:
         return {name: child.state_dict() for name, child in self.children.items()}

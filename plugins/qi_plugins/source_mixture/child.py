@@ -12,13 +12,14 @@ from typing import Any, Protocol
 
 from attrs import evolve
 
+from qi_core import material
 from qi_core.data import Sample, Samples
 from qi_core.drawing import Passed, drawn
 from qi_core.errors import QiError
 from qi_core.pixels import Unusable
 from qi_core.place import Closing, Place
 from qi_core.skipped import Skipped
-from qi_core.source import Named, OfFiles, Planned, Source, SourceComponent, Ticket
+from qi_core.source import Named, Planned, Source, SourceComponent, Ticket
 
 
 class Child(Source[Samples], Planned, Protocol):
@@ -80,12 +81,7 @@ class Combined(ABC):
 
     def made_of(self) -> dict[str, str]:
         """See ``qi_core.source.OfFiles``: of all children, under their labels."""
-        return {
-            f"{label}: {name}": digest
-            for label, child in self.children.items()
-            if isinstance(child, OfFiles)
-            for name, digest in child.made_of().items()
-        }
+        return material.of_all(self.children)
 
     def make(self, ticket: Ticket) -> Sample:
         """Raises Unusable, counted by child."""

@@ -64,14 +64,18 @@ class Photos:
             raise Unusable("background cannot be read", f"{name}: {error.strerror}") from error
 
     def caption(self, name: str) -> str:
-        """What stands in the .txt beside it; empty where there is none, or it quotes something that would not be in
+        """What stands in the .txt beside it; empty where none was found, or it quotes something that would not be in
         the picture. Raises Unusable if it is not what was found."""
         beside = str(PurePosixPath(name).with_suffix(".txt"))
+        if beside not in self.found.stamps:
+            return ""
         try:
             with (self.found.folder / beside).open("rb") as file:
                 self.found.refuse_changed(beside, file.fileno())
                 content = file.read(_CAPTION + 1)
             text = " ".join(content.decode("utf-8-sig").split()) if len(content) <= _CAPTION else ""
-        except (OSError, UnicodeDecodeError):
+        except OSError as error:
+            raise Unusable("background cannot be read", f"{beside}: {error.strerror}") from error
+        except UnicodeDecodeError:
             return ""
         return "" if any(quote in text for quote in '"“”「」『』') else text

@@ -232,3 +232,12 @@ def test_a_photograph_that_changes_while_it_is_drawn_from_is_passed_over(tmp_pat
     assert {sample.prompt.split(",")[0] for sample in source.draw(12)} == {"a lake in the evening"}
     assert source.report()["changed since it was found"] >= 1
     assert all("number 0" in sample.prompt for sample in source.draw(12))
+
+
+def test_a_photograph_whose_caption_is_gone_is_passed_over(tmp_path: Path) -> None:
+    """Without, it would be another sample than whoever drew it before has made."""
+    folder = photographs(tmp_path / "photographs", count=2)
+    source = build(tmp_path, side=64, backgrounds=folder)
+    (folder / "1.txt").unlink()
+    assert all("number 0" in sample.prompt for sample in source.draw(12))
+    assert source.report()["background cannot be read"] >= 1
