@@ -14,6 +14,7 @@ from attrs import field, frozen
 from PIL import Image, ImageDraw, ImageFont
 
 from qi_core import typeface
+from qi_core.alike import Alike
 from qi_core.errors import QiError
 from qi_core.pixels import Unusable
 from qi_plugins.source_emoji.joining import Joiner, copied
@@ -112,11 +113,19 @@ def locate(font: str) -> Path:
 
 
 def read(font: str, sequences: Iterable[str] = ()) -> ColourFont:
-    """``sequences``: emoji of several characters that are to be drawn, where the font joins them. Raises QiError if it
-    is no colour font that can be drawn."""
+    """``sequences``: emoji of several characters that are to be drawn, where the font joins them. A source that is
+    built anew beside another has the same font: it takes seconds to read, and each of its faces megabytes. Raises
+    QiError if it is no colour font that can be drawn."""
+    path, wanted = locate(font), tuple(sequences)
+    return _ALIKE.get((path, typeface.content(path), wanted), lambda: _read(path, wanted))
+
+
+_ALIKE = Alike[ColourFont]()
+
+
+def _read(path: Path, sequences: Iterable[str]) -> ColourFont:
     from fontTools.ttLib import TTFont, TTLibError  # type: ignore[import-untyped]
 
-    path = locate(font)
     try:
         with path.open("rb") as stream, TTFont(stream, fontNumber=0, lazy=True) as file:
             glyphs, strikes = _coloured(file, path)

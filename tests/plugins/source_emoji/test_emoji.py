@@ -312,6 +312,17 @@ def test_which_of_them_is_asked_for(tmp_path: Path, place: Place) -> None:
     assert {s.prompt for s in drawn(flags, place, 3)} == {"白色背景上的表情符号：旗：德国"}
 
 
+def test_sources_that_are_alike_have_one_font(tmp_path: Path, place: Place) -> None:
+    """As while a curriculum goes from one to another: a copy of the font and its faces are megabytes."""
+    font = joining(tmp_path / "a.ttf")
+    one, two, other = (
+        Emoji(font=font, held_out=0, padding=p, joined=j) for p, j in ((0, SKINS), (0.1, SKINS), (0, ()))
+    )
+    first = one.build(place, 8)
+    assert two.build(place, 8).font is first.font
+    assert other.build(place, 8).font is not first.font
+
+
 def test_an_emoji_is_held_out_in_all_skin_tones_or_in_none(tmp_path: Path, place: Place) -> None:
     """What the model is never shown it would know by another."""
     font = joining(tmp_path / "a.ttf")
