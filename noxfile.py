@@ -64,7 +64,8 @@ def tests(session: nox.Session) -> None:
     session.install("-q", "--no-deps", "--force-reinstall", wheel)
     # For the numbers in its wheel alone, which the reward reads as text: what it depends on has to be compiled.
     session.install("-q", "--no-deps", "-c", "constraints.txt", "brisque")
-    words = session.posargs or ["-n", "2", "--durations", "10"]
+    # A file is one worker's, with what its tests share; slow files come first (tests/conftest.py).
+    words = session.posargs or ["-n", "2", "--dist", "loadscope", "--no-loadscope-reorder", "--durations", "10"]
     session.run("python", "-m", "pytest", "-q", *words, env={"OMP_NUM_THREADS": "1"})
 
 

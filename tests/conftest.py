@@ -1,4 +1,4 @@
-"""What the whole suite shares: tests that need a card are left out, and counted, where there is none."""
+"""What the whole suite shares: its order; tests that need a card are left out, and counted, where there is none."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ def no_tf32() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect what is marked ``gpu`` where torch sees no CUDA card. If that was all, say so and fail."""
+    """Slow files first, so that no worker is left alone with one at the end. What is marked ``gpu`` is deselected where
+    torch sees no CUDA card; if that was all, say so and fail."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return
