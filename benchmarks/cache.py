@@ -128,7 +128,13 @@ class Bench:
         own.mkdir()
         self.made = self.shards(own)
         self.reader = Reader(own)
-        self.raw = {kind: os.open(own / f"{shard.name}{DATA}", os.O_RDONLY) for kind, shard in self.made.items()}
+        self.raw, self.told = (
+            {kind: os.open(own / f"{shard.name}{DATA}", os.O_RDONLY) for kind, shard in self.made.items()}
+            for _ in range(2)
+        )
+        if hasattr(os, "posix_fadvise"):
+            for descriptor in self.told.values():
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
         save_file(
             {f"{kind} {n}": own[n] for kind, own in self.parts.items() for n in range(self.samples)},
             self.folder / "stock.safetensors",
@@ -159,10 +165,11 @@ class Bench:
                 at += size
         return found
 
-    def read_raw(self, which: Sequence[int], check: bool = False) -> None:
-        """preadv of the same bytes into the same buffer."""
+    def read_raw(self, which: Sequence[int], check: bool = False, told: bool = False) -> None:
+        """preadv of the same bytes into the same buffer. ``told``: as of shards, the system need not read ahead."""
+        files = self.told if told else self.raw
         for kind, number, view in self.places(which):
-            if os.preadv(self.raw[kind], [view], 4096 + number * PARTS[kind][2]) != len(view):
+            if os.preadv(files[kind], [view], 4096 + number * PARTS[kind][2]) != len(view):
                 raise EOFError
             if check and checksum(view) != self.entries[kind, number].sum:
                 raise EOFError
@@ -170,6 +177,10 @@ class Bench:
     def read_raw_checked(self, which: Sequence[int]) -> None:
         """And the checksum of each."""
         self.read_raw(which, check=True)
+
+    def read_raw_told(self, which: Sequence[int]) -> None:
+        """Without readahead."""
+        self.read_raw(which, told=True)
 
     def forget(self) -> None:
         """What the system has in its memory of shards."""
@@ -309,7 +320,9 @@ def main() -> None:
         title = f"Random batches of {BATCH} out of the system's memory, into the consumer's buffer"
         shown["read"] = show(title, read, 4 * BATCH * SAMPLE, limits)
         if hasattr(os, "posix_fadvise"):
-            reads = {name: reads[name] for name in list(reads)[:4]}
+            reads = {name: reads[name] for name in list(reads)[:4]} | {
+                "raw preadv, no readahead": way(bench.read_raw_told)
+            }
             read = {name: median(times) for name, times in in_turn(reads, args.rounds, before=bench.forget).items()}
             shown["read from disk"] = show("The same from the disk", read, 4 * BATCH * SAMPLE, limits)
         found = lookups(Path(folder), args.rows)
