@@ -35,9 +35,9 @@ window is passed over so often by chance, happens once in 10^17."""
 class Shelved:
     """What is at hand of a shard."""
 
-    access: Access | None = None
-    """None: it is still being looked into."""
+    access: Access
     samples: int = 0
+    """0: it is still being looked into."""
     taken: int = 0
     last: int = 0
     """How many samples had been taken in all when one was taken of this shard."""
@@ -99,13 +99,11 @@ class Ahead:
         self._closed = self._full = False
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="qi-ahead")
 
-    def scanned(self, number: int, start: int, data: bytes) -> None:
+    def scanned(self, number: int, access: Access, start: int, data: bytes) -> None:
         """What came of a shard while it was looked into."""
         with self._lock:
-            if number in self._held and self._held[number].access is not None:
-                self._drop(number)  # of an earlier look
             if self._worth() and self._fits(len(data)):
-                self._held.setdefault(number, Shelved()).put(start, data)
+                self._of(number, access).put(start, data)
                 self._used += len(data)
 
     def opened(self, number: int, access: Access, samples: int) -> None:
@@ -155,14 +153,19 @@ class Ahead:
         return not self._closed and self._all > 0 and self._share >= WORTH
 
     def _hold(self, number: int, access: Access, samples: int) -> Shelved:
-        held = self._held.setdefault(number, Shelved())
-        if held.access is not access:
-            if held.access is not None:  # it was looked into again
-                self._used -= sum(map(len, held.stretches))
-                self._full = False
-                held = self._held[number] = Shelved()
-            held.access, held.samples, held.last = access, samples, self._all
+        held = self._of(number, access)
+        if not held.samples:
+            held.samples, held.last = samples, self._all
         return held
+
+    def _of(self, number: int, access: Access) -> Shelved:
+        """What is held of a shard; nothing of an earlier look at it, when it may have been another."""
+        held = self._held.setdefault(number, Shelved(access))
+        if held.access is access:
+            return held
+        held.taken = 0  # its turn is not over, so it says nothing of how much is made here
+        self._drop(number)
+        return self._held.setdefault(number, Shelved(access))
 
     def _want(self, number: int, held: Shelved) -> None:
         """It is read on, where that is worth it and there is room."""
@@ -233,7 +236,6 @@ class Ahead:
     def _read_piece(self, number: int, held: Shelved) -> bool:
         """Whether there may be more."""
         access = held.access
-        assert access is not None
         with self._lock:
             gap = held.gap(access.size)
             if gap is None:

@@ -223,7 +223,7 @@ class Shelf:
 
         def part(start: int, length: int) -> bytes:
             data = access.part(start, length)
-            self._ahead.scanned(number, start, data)
+            self._ahead.scanned(number, access, start, data)
             return data
 
         return part

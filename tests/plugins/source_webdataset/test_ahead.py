@@ -67,7 +67,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_at_hand_is_joined_and_what_is_not_is_no_guess() -> None:
-    held = Shelved()
+    held = Shelved(shard(0))
     for start in (30, 0, 10):
         held.put(start, bytes(range(start, start + 10)))
     assert held.get(5, 12) == bytes(range(5, 17))
@@ -162,8 +162,11 @@ def test_another_look_at_a_shard_forgets_the_bytes_of_the_first() -> None:
     held, old, new = Ahead(10_000, window=1), shard(0), shard(1)
     take(held, 0, old, 100, 0)
     until(lambda: held._held[0].whole)
-    held.scanned(0, 0, new.data[:500])
-    held.scanned(0, 500, new.data[500:])
+    held.scanned(0, new, 0, new.data[:500])
+    held.takes(0, old, 100)
+    assert held.part(0, old, 0, 10) == old.data[:10], "of who still has the first, in the middle of the second"
+    held.scanned(0, new, 0, new.data[:500])
+    held.scanned(0, new, 500, new.data[500:])
     held.opened(0, new, 100)
     assert all(take(held, 0, new, 100, n) for n in range(100))
     assert held.part(0, old, 0, 10) == old.data[:10], "of who still has the first"
