@@ -95,7 +95,7 @@ class Weights:
 
     @cached_property
     def identity(self) -> dict[str, str]:
-        """For positions that were counted by them, and for orders: asked for at each."""
+        """For positions that were counted by them: asked for with each step's."""
         return _identity(self.path, self.names, self.values)
 
     def of(self, keys: Iterable[str]) -> tuple[Whole, int]:

@@ -146,7 +146,7 @@ def test_names_of_files_that_are_no_text_are_keys_too(tmp_path: Path) -> None:
     path.write_text("\ufeff" + json.dumps({"key": "a.png", "weight": 3}) + "\n" + json.dumps({"key": key, "weight": 2}))
     own = Weights.read(str(path))
     assert own.of(["a.png", key])[0].tolist() == [3 * UNIT, 2 * UNIT]
-    assert own.identity is own.identity, "asked for with every order"
+    assert own.identity is own.identity, "asked for with the position of every step"
     path.write_text(json.dumps({"key": key}))
     with pytest.raises(QiError, match=":1: Object missing required field `weight`"):
         Weights.read(str(path))

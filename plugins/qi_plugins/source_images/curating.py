@@ -113,11 +113,7 @@ class CuratedSource:
         return ticket[0], *self._stock.other(ticket[0], ticket[1:], attempt)
 
     def made_of(self) -> dict[str, str]:
-        """See ``qi_core.source.OfFiles``: asked for with every order, and of thousands of categories."""
-        return self._material
-
-    @cached_property
-    def _material(self) -> dict[str, str]:
+        """See ``qi_core.source.OfFiles``."""
         return self._stock.made_of()
 
     def draw(self, count: int) -> Samples:
