@@ -7,11 +7,13 @@ import os
 import stat
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, BinaryIO, cast
 
 from attrs import frozen
 
-from qi_core.pixels import Unusable, read_header
+from qi_core.pixels import Unusable, read_header, size_of
+from qi_core.sizes import Size
 
 
 @frozen
@@ -82,6 +84,17 @@ def stamp_of(status: os.stat_result) -> int:
     """Of size and time of the last change in one number, since sets of millions hold many: who writes to a file
     changes it."""
     return (status.st_mtime_ns * 0x9E3779B1 + status.st_size) % 2**60
+
+
+@lru_cache(maxsize=2**16)
+def header(blob: Blob, most: int, pixels: int) -> tuple[Size, int]:
+    """Of a stamped picture: its size in pixels, as it will be seen, and in bytes. Raises Unusable. A change of the data
+    builds a source anew, which need not read again what lies there as it did.
+
+    ``most``, ``pixels``: see ``opened``.
+    """
+    with opened(blob, most, pixels) as (image, size):
+        return size_of(image), size
 
 
 @contextmanager

@@ -6,12 +6,11 @@ import hashlib
 import struct
 from collections.abc import Generator
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from attrs import evolve, frozen
 
-from qi_core.blob import Blob, opened
+from qi_core.blob import Blob, header, opened
 from qi_core.data import Origin, Sample
 from qi_core.entries import Entry, Limits
 from qi_core.pixels import Colour, Unusable, decoding, is_turned, refuse_misfit, resize, size_of
@@ -72,7 +71,7 @@ class Fit:
         digest = hashlib.blake2b(self._captions(noted), digest_size=16)
         for number, blob in enumerate((noted.image, *noted.references)):
             with _named(number):
-                picture, size = _header(blob, self.limits)
+                picture, size = header(blob, self.limits.file, self.limits.pixels)
                 self._target(picture, reference=number > 0)
                 digest.update(f"/{picture.height}x{picture.width}/{size}".encode())
         return noted, digest.digest()
@@ -174,14 +173,6 @@ class Fit:
     def _roll(self, epoch: int, key: str, purpose: str) -> float:
         """In [0, 1), from what is rolled for alone: the timing of the workers has no say."""
         return number_of(f"{self.seed}/{epoch}/{purpose}/{key}") / 2**64
-
-
-@lru_cache(maxsize=2**16)
-def _header(blob: Blob, limits: Limits) -> tuple[Size, int]:
-    """Of a stamped picture: its size in pixels and in bytes. A change of the data builds a source anew, which need not
-    read again what lies there as it did."""
-    with opened(blob, limits.file, limits.pixels) as (image, size):
-        return size_of(image), size
 
 
 @contextmanager

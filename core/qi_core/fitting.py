@@ -91,7 +91,7 @@ class Fitting(PictureFiles):
         """How often samples come; None where each comes once. Raises QiError if it cannot be read."""
         from qi_core.repeats import Weights
 
-        return Weights.read(self.weights_file) if self.weights_file and not even else None
+        return Weights.kept(self.weights_file) if self.weights_file and not even else None
 
     def fit(self, seed: int, multiple: int) -> Fit:
         """What makes samples fit, and says which can't."""

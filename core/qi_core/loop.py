@@ -119,7 +119,8 @@ def step(run: Run, feed: Feeding) -> StepDone:
     chores.follow(run)
     dice, models = Dice(run.train.seed, run.step), run.models
     if isinstance(feed, Ordered) and feed.begins and run.strategy.team.ranks > 1:
-        run.watch.rest()  # producers start, and no rank hangs because another's take longer
+        # Producers start, and no rank hangs because another's take longer.
+        run.watch.see("the first samples", run.data.patience + run.strategy.timeout)
         together(run.strategy.team, feed.wait)
     with watch("data", watched=not isinstance(run.source, OnPolicy)):  # rollouts take their time
         ready = feed.next()

@@ -12,13 +12,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from attrs import frozen
 
+from qi_core.blob import stamp_of
 from qi_core.errors import QiError
 from qi_core.keylist import MOST, short
 from qi_core.shuffling import number_of, permutation
@@ -44,6 +45,16 @@ class Weights:
     """Short for keys, sorted."""
     values: Whole
     """In millionths."""
+
+    @staticmethod
+    def kept(path: str) -> Weights:
+        """The same as ``read``, which is not done again while the file lies there as it did: a change of the data
+        builds a source anew."""
+        try:
+            status = Path(path).expanduser().stat()
+        except OSError:
+            return Weights.read(path)  # which tells
+        return _kept(path, stamp_of(status))
 
     @staticmethod
     def read(path: str) -> Weights:
@@ -185,3 +196,8 @@ def _identity(path: str, *parts: np.ndarray[Any, Any]) -> dict[str, str]:
     for part in parts:
         digest.update(part.astype(part.dtype.newbyteorder("<")).tobytes())
     return {"path": path, "digest": digest.hexdigest()}
+
+
+@lru_cache(maxsize=2)
+def _kept(path: str, stamp: int) -> Weights:
+    return Weights.read(path)

@@ -29,7 +29,7 @@ class Watch:
         self.timeout = timeout
         self.path = folder / "stacks" / f"rank-{rank}.txt"
         self._rank = rank
-        self._doing, self._since, self._armed = "", 0.0, 0.0
+        self._doing, self._since, self._armed, self._allowed = "", 0.0, 0.0, timeout
         self._done = threading.Event()
         self._file: TextIO | None = None
 
@@ -59,15 +59,17 @@ class Watch:
             with suppress(OSError):  # others are still there
                 self.path.parent.rmdir()
 
-    def see(self, doing: str) -> None:
-        """There is progress: from now on the rank is at this part of a step."""
+    def see(self, doing: str, allowed: float = 0.0) -> None:
+        """There is progress: from now on the rank is at this part of a step. ``allowed``: seconds that it may take, if
+        more than others."""
         if self._file is None:
             return
-        now = time.monotonic()
+        now, before = time.monotonic(), self._allowed
+        self._allowed = max(allowed, self.timeout)
         self._doing, self._since = doing, now
-        if now - self._armed > self.timeout / 10:
+        if now - self._armed > self.timeout / 10 or self._allowed != before:
             # A thread of C, for the case that Python's can't run: something holds the interpreter's lock.
-            late = 1.1 * self.timeout + 2 * self.linger
+            late = 1.1 * self._allowed + 2 * self.linger
             faulthandler.dump_traceback_later(late, exit=True, file=self._file)
             self._armed = now
 
@@ -80,7 +82,7 @@ class Watch:
     def _work(self) -> None:
         pause = 0.0
         while not self._done.wait(pause):
-            doing, left = self._doing, self._since + self.timeout - time.monotonic()
+            doing, left = self._doing, self._since + self._allowed - time.monotonic()
             if doing and left < 0:
                 self._give_up(doing)
             pause = min(1.0, self.timeout / 20, max(left, 0.01))
@@ -92,7 +94,7 @@ class Watch:
         assert self._file is not None
         faulthandler.dump_traceback(self._file, all_threads=True)
         lastword.tell(
-            f"rank {self._rank}: no progress for {self.timeout:g} s in {doing!r} of a step, at {where}; "
+            f"rank {self._rank}: no progress for {self._allowed:g} s in {doing!r} of a step, at {where}; "
             f"the stacks of its threads are in {self.path}",
             lastword.HANG,
         )

@@ -80,7 +80,7 @@ class Bench:
 
         recipe = _read(text.decode())
         place = place_of(recipe, self._folder, self._strategy(recipe))
-        place = evolve(place, multiple=recipe.autoencoder.build(place).scale)
+        place = evolve(place, multiple=specs.scale(recipe, place))
         live: Any = specs.source(recipe, place)  # it plans: orders came of it
         return Maker(source=live, seed=recipe.train.seed).one_by_one
 

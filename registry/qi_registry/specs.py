@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from qi_core.filter import Filter
     from qi_core.parallel import Strategy
     from qi_core.place import Place
+    from qi_core.planning import Size
     from qi_core.source import Source, SourceComponent
 
 DECIDES = ("source", "autoencoder", "conditioner", "objective")
@@ -127,14 +128,26 @@ def encoded_elsewhere(recipe: Recipe) -> bool:
 def resting(recipe: Recipe, place: Place) -> Conditioner:
     """The conditioner, loaded when it is asked; at once where its settings don't tell its width, or its files are not
     there, which should show now."""
-    from qi_core.planning import Sized
     from qi_core.resting import Resting
 
-    component: Any = recipe.conditioner
-    size = component.plan_size() if isinstance(component, Sized) else None
-    if size is None or size.note:
+    size = _size(recipe.conditioner)
+    if size is None:
         return recipe.conditioner.build(place)
     return Resting(partial(recipe.conditioner.build, place), size.width, place.device)
+
+
+def scale(recipe: Recipe, place: Place) -> int:
+    """Of the autoencoder, without loading it where its settings tell."""
+    size = _size(recipe.autoencoder)
+    return recipe.autoencoder.build(place).scale if size is None else size.scale
+
+
+def _size(encoder: object) -> Size | None:
+    """Of an encoder whose files are there and whose settings tell."""
+    from qi_core.planning import Sized
+
+    size = encoder.plan_size() if isinstance(encoder, Sized) else None
+    return None if size is None or size.note else size
 
 
 def cached(recipe: Recipe, place: Place, bare: Encoders) -> Encoders:

@@ -76,6 +76,7 @@ class Worker:
             except OSError as error:
                 ours.close()
                 raise Died(f"could not be started: {error}") from error
+        ours.settimeout(max(care.start, care.deadline))  # one that is stopped takes no order, and ends no message
         self._channel, self._hung_up = ours, False
 
     def remember(self, spec: str) -> None:

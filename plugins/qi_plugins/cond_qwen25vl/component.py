@@ -85,6 +85,11 @@ class Qwen25VL:
             found, note = read_json(self.folder("text_encoder") / "config.json", "the settings of Qwen2.5-VL"), ""
         except QiError:
             found, note = {}, "conditioner: no folder of a text encoder; taken as Qwen2.5-VL-7B"
+        else:
+            try:
+                self._check_weights()
+            except QiError as error:
+                note = f"conditioner: {error}"
         config = dict(RELEASED) | found | found.get("text_config", {})
         width, layers = config["hidden_size"], config["num_hidden_layers"]
         keys = width * config["num_key_value_heads"] // config["num_attention_heads"]

@@ -78,7 +78,7 @@ class ColourFont:
         return Drawn(black.crop(box), opacity.crop(box))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)  # Pillow keeps the font's bytes in each: megabytes
 def _loaded(font: ColourFont, em: int, thread: int) -> ImageFont.FreeTypeFont:
     """One a thread: FreeType's faces are not to be shared."""
     typeface.refuse_changed(font.path)

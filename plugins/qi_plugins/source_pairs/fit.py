@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve, frozen
 
-from qi_core.blob import Blob, opened
+from qi_core.blob import Blob, header, opened
 from qi_core.data import Pair
 from qi_core.pixels import Colour, Unusable, decoding, refuse_misfit, resize, size_of
 from qi_core.sizes import Size, crop_box, nearest, own_size, scale
@@ -39,8 +39,8 @@ class Fit:
         couple = _stamped(couple)  # first: what changes from here on is noticed
         target: Size | None = None
         for name, blob in _files(couple):
-            with _told(name), opened(blob, self.max_file, self.max_pixels) as (image, size):
-                picture = size_of(image)
+            with _told(name):
+                picture, size = header(blob, self.max_file, self.max_pixels)
                 target = self._target(name, picture, target)
                 digest.update(f"/{picture.height}x{picture.width}/{size}".encode())
         return couple, digest.digest()

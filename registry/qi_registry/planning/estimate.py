@@ -81,6 +81,8 @@ class Job:
     """Forward passes without gradients, of a reference or an older policy."""
     encoders: int
     """Frozen weights of autoencoder and conditioner."""
+    drawing: int = 0
+    """Of a conditioner that is there only while pictures are drawn."""
 
 
 @frozen(kw_only=True)
@@ -241,7 +243,9 @@ def _memory(
     begins = kept + copies + stands  # the backward pass, with everything that the forward pass kept
     ends = max(gradients, stands)  # or with all gradients and nothing kept any more
     moving = max(begins, ends) + beside + gathered
-    peak = at_rest + encoders + RESERVE + int(moving * (1 + FRAGMENTED))
+    trains = int(moving * (1 + FRAGMENTED))
+    draws = stands + job.drawing * layout.frozen_bytes  # nothing is kept for gradients then
+    peak = at_rest + encoders + RESERVE + max(trains, draws)
     items = [
         Item(name="frozen weights", bytes=base, note=_shared(idle_bytes, layout.tensor, layout.weights_over)),
         Item(

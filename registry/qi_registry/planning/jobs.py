@@ -65,9 +65,9 @@ def job(recipe: Recipe, scene: Scene, like: Job | None = None) -> tuple[Job, tup
     autoencoder = _size(recipe.autoencoder, "autoencoder", notes)
     conditioner = _size(recipe.conditioner, "conditioner", notes)
     widths = autoencoder.width, conditioner.width
-    frozen = autoencoder.parameters + conditioner.parameters
+    frozen, drawing = autoencoder.parameters + conditioner.parameters, 0
     if encoded_elsewhere(recipe) and conditioner.parameters:
-        frozen = autoencoder.parameters
+        frozen, drawing = autoencoder.parameters, conditioner.parameters
         notes.append(
             f"producers encode: the trainer loads the conditioner ({conditioner.parameters / 1e9:.3g} billion weights) "
             "for pictures alone, when it computes nothing else; producers on the same GPU need theirs beside it"
@@ -110,6 +110,7 @@ def job(recipe: Recipe, scene: Scene, like: Job | None = None) -> tuple[Job, tup
             shadows=shadows,
             asked=asked,
             encoders=frozen,
+            drawing=drawing,
         ),
         tuple(notes),
     )

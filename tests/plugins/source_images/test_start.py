@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from qi_core import Place, QiError, blob, fit
+from qi_core import Place, QiError, blob
 from qi_core.source import Planned
 from qi_plugins.source_images import images
 from qi_plugins.source_images.images import Images
@@ -53,7 +53,7 @@ def test_a_large_set_starts_without_being_opened(
     built(tmp_path / "run", tmp_path / "data")
     assert len(opens) == 50, "built again, as at a change of the data, captions alone"
     monkeypatch.setattr(images, "AT_START", 20)
-    fit._header.cache_clear()
+    blob.header.cache_clear()
     opens.clear()
     source = built(tmp_path / "run", tmp_path / "data")
     assert len(opens) == 2, "one sample, to see that there is a usable one"
@@ -61,7 +61,7 @@ def test_a_large_set_starts_without_being_opened(
     assert len(opens) == 2, "planning opens nothing"
     assert len({sample.prompt for sample in source.draw(50)}) == 50
     opens.clear()
-    fit._header.cache_clear()
+    blob.header.cache_clear()
     built(tmp_path / "run", tmp_path / "data", checked="start")
     assert len(opens) == 100
 

@@ -109,6 +109,15 @@ def test_what_is_there_at_one_time_is_less_than_all_of_it() -> None:
     assert twice.peak > sum(item.bytes for item in twice.items) - 1  # and some that cannot be used
 
 
+def test_a_text_encoder_that_comes_for_pictures_counts_where_it_is_more_than_training_moves() -> None:
+    layout = Layout(replicas=8, gradients_over=8, optimizer_over=8)
+    none, small, large = (
+        estimate(evolve(job(batch=8), drawing=count), layout, H200, 8, 1).peak for count in (0, 10**6, 10**12)
+    )
+    assert none == small < large
+    assert large > 2 * 10**12
+
+
 def test_checkpointing_trades_operations_for_memory() -> None:
     layout = Layout(replicas=8, weights_over=8, gradients_over=8, optimizer_over=8)
     none, some, every = (estimate(job(how, batch=8), layout, H200, 8, 1) for how in ("none", "selective", "all"))
