@@ -26,7 +26,7 @@ from support.noting import Seat, noted
 from support.small_run import RECIPE, environment, losses, steps, write_recipe
 
 SECONDS = float(os.environ.get("QI_SOAK", "0"))
-KILLS = 10 if SECONDS else 2
+KILLS = 10 if SECONDS else 1
 """Of each kind."""
 LOCAL, LONG = "data.engine='local'", 600.0
 GOOD, POISON = 40, ("bomb.png", "dark.png", "strip.png", "text.png", "torn.png", "wordless.png")
