@@ -70,6 +70,11 @@ def unchanged(
     return others
 
 
+def next_round(n: int, before: int, now: int) -> int:
+    """Where the next time round begins, for who was at ``n`` of a list that was ``before`` long and is ``now``."""
+    return -(-n // max(before, 1)) * now
+
+
 @frozen(kw_only=True)
 class Found:
     """Files of a folder as they were when it was listed."""

@@ -112,10 +112,6 @@ class Lines:
     def __len__(self) -> int:
         return len(self.lines)
 
-    def next_round(self, n: int, lines: int) -> int:
-        """Where the next epoch begins, for who was at ``n`` when there were so many lines."""
-        return -(-n // max(lines, 1)) * len(self.lines)
-
     def other(self, n: int, attempt: int) -> int:
         """Of the same epoch."""
         count = len(self.lines)

@@ -6,7 +6,7 @@ Shapes: N pictures or texts, W the width that both towers share, L tokens that t
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -69,9 +69,7 @@ class Towers:
     @staticmethod
     def alike(settings: Settings, place: Place, who: str) -> Towers:
         """The same as ``Towers(...)``, or those that somebody in this process has made of the same."""
-        lies = lying_in(settings.path, settings.processor)
-        key = (settings.path, settings.processor, lies, settings.batch, settings.dtype, settings.device, place.device)
-        return _ALIKE.get(key, lambda: Towers(settings, place, who))
+        return _ALIKE.get(alike(settings, place), lambda: Towers(settings, place, who))
 
     @property
     def width(self) -> int:
@@ -114,6 +112,12 @@ class Towers:
 
 
 _ALIKE = Alike[Towers]()
+
+
+def alike(settings: Settings, place: Place) -> Hashable:
+    """For a key: what decides a model that is read by these settings, its files with it."""
+    lies = lying_in(settings.path, settings.processor)
+    return settings.path, settings.processor, lies, settings.batch, settings.dtype, settings.device, place.device
 
 
 def unit(features: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL import ImageFont
 
+from qi_core.blob import stamp_of
 from qi_core.cache.identity import fingerprint
 from qi_core.errors import QiError
 from qi_core.material import digest
@@ -71,7 +72,7 @@ def told(fonts: Iterable[str]) -> dict[str, str]:
     }
 
 
-_stamps: dict[Path, tuple[int, int]] = {}
+_stamps: dict[Path, int] = {}
 """Of fonts that were told."""
 
 
@@ -79,7 +80,7 @@ _stamps: dict[Path, tuple[int, int]] = {}
 def content(path: Path) -> str:
     """A digest. The file is read once a process, as its glyphs are: from then on it must stay what it was."""
     try:
-        _stamps[path] = _stamp(path)
+        _stamps[path] = stamp_of(path.stat())
         return fingerprint(path)
     except OSError as error:
         raise QiError(f"font {path}: cannot be read ({error.strerror}); name another, or see to the file") from error
@@ -89,16 +90,11 @@ def refuse_changed(path: Path) -> None:
     """Raises QiError if a font was told and is another one now: half of the glyphs would be of the one, half of the
     other."""
     try:
-        changed = path in _stamps and _stamp(path) != _stamps[path]
+        changed = path in _stamps and stamp_of(path.stat()) != _stamps[path]
     except OSError:
         changed = True
     if changed:
         raise QiError(f"font {path}: it changed while it is in use; put it back, or start again to draw with it")
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
 
 
 @lru_cache(maxsize=256)

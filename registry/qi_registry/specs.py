@@ -115,7 +115,8 @@ def filters_of(recipe: Recipe, place: Place) -> dict[str, Filter]:
 
 def is_inline(recipe: Recipe) -> bool:
     """Whether the trainer makes its samples itself."""
-    return recipe.data.engine is None or to_table(recipe)["data"]["engine"]["name"] == "inline"
+    engine = recipe.data.engine
+    return engine is None or installed().name_of(engine, KINDS["engine"]) == "inline"
 
 
 def encoded_elsewhere(recipe: Recipe) -> bool:

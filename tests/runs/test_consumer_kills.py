@@ -17,27 +17,11 @@ from PIL import Image
 
 from support.crew import Crew, Member
 from support.noting import noted, pulling
-from support.small_run import RECIPE, losses, steps, write_recipe
+from support.small_run import losses, of_files, steps, write_recipe
 
 KILLS = int(os.environ.get("QI_CONSUMER_KILLS", "2"))
 COUNT, BATCH = 22, 6
 """Pictures, of which an epoch ends in the middle of a batch."""
-RECIPE_OF_FILES = (
-    RECIPE.split("[source]")[0]
-    + """
-[source]
-name = "images"
-path = "{path}"
-side = 32
-flip = true
-crop = "random"
-[data]
-portion = 2
-[optimizer]"""
-    + RECIPE.split("[optimizer]")[1]
-    .replace("batch = 4", f"batch = {BATCH}")
-    .replace("save_every = 7", "save_every = 1")
-)
 
 
 @pytest.mark.slow
@@ -47,7 +31,7 @@ def test_kills_of_the_trainer_lose_double_and_change_nothing(
 ) -> None:
     """It goes on from the position that its last checkpoint holds, one after each step. The producer is ``qi produce``,
     whose answers the killed ones no longer fetch."""
-    recipe = write_recipe(tmp_path, RECIPE_OF_FILES.format(path=pictures(tmp_path / "data")))
+    recipe = write_recipe(tmp_path, of_files(pictures(tmp_path / "data"), BATCH, save_every=1))
     producer = crew.start("produce", "--port", "0", "--processes", "1")
     folder, whole, pulls, chance = tmp_path / "run", tmp_path / "whole", tmp_path / "notes.pulls", random.Random(3)
     words: list[str | Path] = ["run", recipe, "--folder", folder, "--set", engine(producer)]

@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 
 from support.noting import Seat, noted
-from support.small_run import RECIPE, environment, losses, steps, write_recipe
+from support.small_run import environment, losses, of_files, steps, write_recipe
 
 SECONDS = float(os.environ.get("QI_SOAK", "0"))
 KILLS = 10 if SECONDS else 1
@@ -31,24 +31,9 @@ KILLS = 10 if SECONDS else 1
 LOCAL, LONG = "data.engine='local'", 600.0
 GOOD, POISON = 40, ("bomb.png", "dark.png", "strip.png", "text.png", "torn.png", "wordless.png")
 BATCH = 6
-RECIPE_OF_FILES = (
-    RECIPE.split("[source]")[0]
-    + """
-[source]
-name = "images"
-path = "{path}"
-side = 32
-flip = true
-crop = "random"
-checked = "drawn"
-[data]
-portion = 2
-[[data.filters]]
+FILTER = """[[data.filters]]
 name = "luma"
-least = 0.2
-[optimizer]"""
-    + RECIPE.split("[optimizer]")[1].replace("batch = 4", f"batch = {BATCH}").replace("every = 7", "every = 25")
-)
+least = 0.2"""
 
 
 @pytest.mark.slow
@@ -56,7 +41,7 @@ least = 0.2
 def test_kills_at_random_moments_change_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Every loss is that of an unbroken run inline, bit for bit; every sample comes once an epoch, none lost, none
     doubled, but those that stand in for poisoned ones."""
-    recipe = write_recipe(tmp_path, RECIPE_OF_FILES.format(path=pictures(tmp_path / "data")))
+    recipe = write_recipe(tmp_path, of_files(pictures(tmp_path / "data"), BATCH, 25, 'checked = "drawn"', FILTER))
     folder, whole = tmp_path / "soak", tmp_path / "whole"
     killed, last = soak(recipe, folder)
     ends = [run(recipe, folder, LOCAL, f"train.steps={last}"), run(recipe, whole, f"train.steps={last}")]

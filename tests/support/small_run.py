@@ -49,6 +49,24 @@ width = 32
 """
 
 
+def of_files(path: Path, batch: int, save_every: int, source: str = "", data: str = "") -> str:
+    """The same on a folder of pictures. ``source`` and ``data``: more lines of these sections."""
+    before, after = RECIPE.split("[source]")[0], "[optimizer]" + RECIPE.split("[optimizer]")[1]
+    after = after.replace("batch = 4", f"batch = {batch}").replace("save_every = 7", f"save_every = {save_every}")
+    return f"""{before}
+[source]
+name = "images"
+path = "{path}"
+side = 32
+flip = true
+crop = "random"
+{source}
+[data]
+portion = 2
+{data}
+{after}"""
+
+
 def write_recipe(folder: Path, text: str = RECIPE) -> Path:
     """The recipe as a file."""
     path = folder / "small.toml"

@@ -16,10 +16,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from qi_core import QiError
-from qi_core.alike import Alike, lying_in
+from qi_core.alike import Alike
 from qi_core.bar import NOTHING
 from qi_core.pretrained import in_one_line
-from qi_core.towers import AGAIN, Towers, folder_of, strictly
+from qi_core.towers import AGAIN, Towers, alike, folder_of, strictly
 
 if TYPE_CHECKING:
     from qi_core import Place, Sample
@@ -85,9 +85,7 @@ def _numbers(name: str) -> list[int]:
 
 def likelihood(settings: Nsfw, place: Place) -> Callable[[Sample], float]:
     """The probability of the classes that are not wanted."""
-    lies = lying_in(settings.path, settings.processor)
-    key = (settings.path, settings.processor, lies, settings.dtype, settings.device, place.device)
-    classifier = _CLASSIFIERS.get(key, lambda: Classifier(settings, place))
+    classifier = _CLASSIFIERS.get(alike(settings, place), lambda: Classifier(settings, place))
     which = classifier.numbers(settings.labels)
     return lambda sample: classifier.probability(sample, which)
 

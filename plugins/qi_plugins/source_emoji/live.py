@@ -94,7 +94,7 @@ class EmojiSource:
         """Go to a position. Raises QiError if font or names are not what they were and ``changed`` refuses that."""
         self._n = int(state["n"])
         if material.unchanged(state.get("files"), self.material, self.settings.changed):
-            self._n = -(-self._n // state["emoji"]) * len(self.emoji)
+            self._n = material.next_round(self._n, state["emoji"], len(self.emoji))
 
     def report(self) -> dict[str, int]:
         return dict(self.scanned + self.passed.counts)

@@ -130,7 +130,7 @@ class FromFile:
         """Go to a position. Raises QiError if the file is not what it was and ``changed`` refuses that."""
         self._n = int(state["n"])
         if material.unchanged(state.get("files"), self._files, self._changed):
-            self._n = -(-self._n // state["lines"]) * len(self._lines)
+            self._n = material.next_round(self._n, state["lines"], len(self._lines))
 
     def report(self) -> dict[str, int]:
         return {}

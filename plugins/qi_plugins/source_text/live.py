@@ -92,7 +92,7 @@ class TextSource:
         self._n = int(state["n"])
         others = material.unchanged(state.get("files"), self.material, self.settings.changed)
         if isinstance(self.strings, Lines) and lines_of(self.settings.text) in others:
-            self._n = self.strings.next_round(self._n, state["lines"])
+            self._n = material.next_round(self._n, state["lines"], len(self.strings))
 
     def report(self) -> dict[str, int]:
         return dict(self.skipped + self._passed.counts)
